@@ -159,12 +159,14 @@ def lookups(rows: int, rounds: int) -> None:
 
 @main.command()
 @click.option("--keys", default=1_000_000, show_default=True, type=click.IntRange(1000), help="Number of keys.")
-def windows(keys: int) -> None:
+@click.option("--kafka", is_flag=True, help="Also restarts from changelogs on Kafka: a million keys take 4 GB of disk and of memory.")
+@click.option("--bootstrap", help="Brokers for that (HOST:PORT). [default: Kafka in a container, or from Maven Central with Java]")
+def windows(keys: int, kafka: bool, bootstrap: str | None) -> None:
     """Updates per second of keyed windows on one core, their memory, and their restart, without Kafka."""
     from benchmarks.windows import measure
 
     with progress_bar() as progress:
-        sheet = measure(keys, progress)
+        sheet = measure(keys, progress, kafka=kafka, bootstrap=bootstrap)
     show(sheet)
     out.print(where(results.machine()), markup=False)
 

@@ -1,4 +1,4 @@
-"""Measures keyed windows on one core: updates per second, memory, and how long a restart takes. Kafka is left out.
+"""Measures keyed windows on one core: updates per second, memory, and how long a restart takes. Kafka is left out, unless it is asked for.
 
 The job: count, sum, mean, min and max of one field over 5 minutes, 1 hour and 24 hours, 12 hops each. `uniform`: every key has a value in
 every hop of all three look-backs, so the state cannot be larger; then rows of random keys, at 200,000 per second of event time. `zipf`:
@@ -6,10 +6,14 @@ every hop of all three look-backs, so the state cannot be larger; then rows of r
 
 Keys are new bytes in every batch, as decoded events have them. Time is CPU time of the process, memory its peak; each measurement has a
 process of its own. A restart reads changelog records from a file, or the local snapshot.
+
+On Kafka, the records are those of a changelog that was just compacted, in one partition: a record per key. What a worker runs before its
+first fetch is measured then (`Changelogs.restore`): with no snapshot, and with the one that it has left. Client and broker share the cores.
 """
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import resource
@@ -22,12 +26,19 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from confluent_kafka import Producer
 
 from benchmarks.measure import Progress
 from benchmarks.report import Sheet
+from benchmarks.suite import KINDS as BROKERS
 from penstock import state
 from penstock.batch import Array
-from penstock.state import Entry
+from penstock.errors import TransportUnavailable
+from penstock.settings import Settings
+from penstock.state import Checkpoint, Entry
+from penstock.testing.broker import Broker, open_broker
+from penstock.testing.topics import create_topics, unique
+from penstock.transports.kafka.changelog import CHANGELOG_CONFIG, Changelog, Changelogs
 from penstock.windows import Aggregate, Definition, LookBack, Partition, open_partition
 
 BEGIN: Final = 1_700_000_000_000 // 86_400_000 * 86_400_000  # ms
@@ -42,18 +53,24 @@ JOB: Final = Definition(
 KINDS: Final = ("uniform", "zipf")
 
 
-def measure(keys: int, progress: Progress) -> Sheet:
+def measure(keys: int, progress: Progress, *, kafka: bool = False, bootstrap: str | None = None) -> Sheet:
     """A table of what was measured, for both kinds of keys."""
     found: dict[str, dict[str, float]] = {}
     for at, kind in enumerate(KINDS):
         progress(f"{keys:,} {kind} keys", at, len(KINDS))
         with tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder:
-            found[kind] = {}
-            for step in ("update", "changelog", "snapshot"):
-                done = subprocess.run(
-                    [sys.executable, "-m", "benchmarks.windows", step, kind, str(keys), folder], check=True, capture_output=True, text=True
-                )
-                found[kind] |= json.loads(done.stdout)
+
+            def run(step: str, *more: str, kind: str = kind, folder: str = folder) -> dict[str, float]:
+                command = [sys.executable, "-m", "benchmarks.windows", step, kind, str(keys), folder, *more]
+                done: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+                return done
+
+            found[kind] = run("update") | run("changelog") | run("snapshot")
+            if kafka:  # a broker for each kind: its disk has one changelog at a time
+                with open_broker(bootstrap, kinds=BROKERS) as broker:
+                    progress(f"{keys:,} {kind} keys, on Kafka", at, len(KINDS))
+                    topic = write(broker, Path(folder) / "changelog")
+                    found[kind] |= run("kafka", broker.bootstrap, topic) | run("kafka-snapshot", broker.bootstrap, topic)
     names = found[KINDS[0]]
     rows = tuple(
         (name, *(f"{found[kind][name]:,.1f}" if found[kind][name] < 1000 else f"{found[kind][name]:,.0f}" for kind in KINDS))
@@ -164,6 +181,56 @@ def snapshot(kind: str, keys: int, folder: Path) -> dict[str, float]:
     return {"restore from the snapshot s": time.perf_counter() - begin, "peak RSS MB of it": _peak()}
 
 
+def write(broker: Broker, file: Path) -> str:
+    """Writes the records of the file to a new changelog of one partition, and returns its topic."""
+    topic = unique("bench-changelog")
+    create_topics(broker, {topic: 1}, CHANGELOG_CONFIG)
+    producer = Producer(
+        {"bootstrap.servers": broker.bootstrap, "linger.ms": 20, "enable.idempotence": True, "queue.buffering.max.kbytes": 65536}
+    )
+    for key, value in _records(file):
+        while True:
+            try:
+                producer.produce(topic, value, key, 0)
+                break
+            except BufferError:
+                producer.poll(0.1)
+    if producer.flush(60):
+        raise TransportUnavailable(f"{topic}: its records were not acknowledged within 60 s")
+    return topic
+
+
+def kafka(kind: str, keys: int, folder: Path, bootstrap: str, topic: str) -> dict[str, float]:
+    """Restores a partition from its changelog on Kafka, and leaves its snapshot in the folder."""
+    seconds, logs = _restart(folder, bootstrap, topic)
+    found = {"restart from the changelog on Kafka s": seconds, "peak RSS MB of this": _peak()}
+    logs.save()
+    return found
+
+
+def kafka_snapshot(kind: str, keys: int, folder: Path, bootstrap: str, topic: str) -> dict[str, float]:
+    """Restores a partition from the snapshot that its last owner has left, and what the changelog on Kafka has beyond: nothing."""
+    seconds, _ = _restart(folder, bootstrap, topic)
+    return {"restart with the snapshot on Kafka s": seconds, "peak RSS MB of it on Kafka": _peak()}
+
+
+def _restart(folder: Path, bootstrap: str, topic: str) -> tuple[float, Changelogs]:
+    async def nothing(checkpoint: Checkpoint, now_ms: int) -> None:
+        raise AssertionError("the source was not created again")
+
+    def same(topic: str) -> str:
+        return "id"
+
+    log = Changelog(topic, "source", lambda: open_partition(JOB))
+    logs = Changelogs(Settings(brokers=bootstrap), {"window": log}, folder / "state", id_of=same, write=nothing)
+    begin = time.perf_counter()
+    asyncio.run(logs.restore({("source", 0): 1 << 62}, (), lambda: True))
+    seconds = time.perf_counter() - begin
+    if not len(logs.states):
+        sys.exit("the state was not restored")
+    return seconds, logs
+
+
 def _records(file: Path) -> Iterator[Entry]:
     with file.open("rb") as opened:
         while head := opened.read(8):
@@ -180,8 +247,14 @@ def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
-STEPS: Final[dict[str, Callable[[str, int, Path], dict[str, float]]]] = {"update": update, "changelog": changelog, "snapshot": snapshot}
+STEPS: Final[dict[str, Callable[..., dict[str, float]]]] = {
+    "update": update,
+    "changelog": changelog,
+    "snapshot": snapshot,
+    "kafka": kafka,
+    "kafka-snapshot": kafka_snapshot,
+}
 
 if __name__ == "__main__":
     gc.disable()  # as in a worker
-    print(json.dumps(STEPS[sys.argv[1]](sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))))
+    print(json.dumps(STEPS[sys.argv[1]](sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]), *sys.argv[5:])))

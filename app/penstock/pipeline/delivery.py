@@ -283,6 +283,8 @@ class Delivery:
                 return
             parcels += scored
         self._slow(scorer.pipeline, [(span.partition, len(span.records)) for span in spans], parcels)
+        if states.failed:  # an event that is in both groups would be answered here, as a replay, before the failed one is scored again
+            return
         changes = self._remember.changes(states, scorer.pipeline.remembers, self._now_ms())
         sent = await self._sink.send(parcels, spans[0])  # 3
         taken = Sent(1)  # everything was acknowledged, be it as a dead letter

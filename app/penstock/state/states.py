@@ -51,13 +51,14 @@ class Checkpoint(NamedTuple):
 class States:
     """The states of this process. `clock` gives seconds since the epoch: an event far ahead of it is not one of now.
 
-    `sending` is for the one who writes the changelogs: whether the last checkpoint was queued, with all before it. `tables` are what
-    lookups read, by name; they outlive assignments.
+    `sending` and `failed` are for the one who writes the changelogs: the last checkpoint, done when it was queued or never will be, and
+    whether one was not written. `tables` are what lookups read, by name; they outlive assignments.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time, tables: Mapping[str, Rows] = MappingProxyType({})) -> None:
         self.clock, self.tables = clock, tables
-        self.sending: asyncio.Future[bool] | None = None
+        self.sending: asyncio.Future[None] | None = None
+        self.failed = False
         self.counts: defaultdict[str, Counter[str]] = defaultdict(Counter)  # what happened to all rows so far, by node
         self._places: dict[tuple[str, int], _Place] = {}
         self._passes: set[object] = set()  # of rows that are being counted, in any thread

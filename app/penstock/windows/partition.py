@@ -209,17 +209,18 @@ class Partition(ABC):
 
     def restore(self, entries: Iterable[Entry]) -> None:
         """Applies records of the changelog, in their order. Raises ValueError for bytes that this definition cannot have written."""
-        blocks: dict[bytes, bytes | None] = {}
 
         def others() -> Iterator[Entry]:
             for key, value in entries:
                 if key.startswith(SEEN):
-                    blocks[key[1:]] = value
+                    self._seen.restore({key[1:]: value})
                 else:
                     yield key, value
 
-        for values, standing in folded(others(), _CHUNK):
+        for values, standing in folded(others(), _CHUNK, self.standing):
             self.standing = standing or self.standing
+            if standing is not None and standing.offset < 0:
+                self._remove(np.fromiter(self._index.values(), np.int64, len(self)))
             values = {key: value for key, value in values.items() if not self._is_older(key, value)}
             old = [self._index[key] for key in values if key in self._index]
             self._remove(np.array(old, np.int64))
@@ -229,7 +230,6 @@ class Partition(ABC):
                 slots = self._slots([*there])
                 heads = self._unpack(slots, [*there.values()])
                 self._counted[slots], self._newest[slots] = heads[:, 0], heads[:, 1]
-        self._seen.restore(blocks)
         self._gone = set()
         self._before = None
 
