@@ -145,12 +145,12 @@ def joins(ids: int, rounds: int) -> None:
 @main.command()
 @click.option("--keys", default=1_000_000, show_default=True, type=click.IntRange(1000), help="Number of keys.")
 def windows(keys: int) -> None:
-    """Updates per second of keyed windows on one core, their memory, and their restart, without Kafka."""
-    from benchmarks.windows import measure
+    """Updates per second of keyed windows on one core, memory, restart, and the errors of sketches."""
+    from benchmarks.windows import errors, measure
 
     with progress_bar() as progress:
         sheet = measure(keys, progress)
-    show(sheet)
+    show(sheet, errors())
     out.print(where(results.machine()), markup=False)
 
 

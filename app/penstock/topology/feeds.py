@@ -277,7 +277,7 @@ class Feeder:
         return fixed
 
     def _missing(self, ref: Ref, field: Field, dtype: str, rule: Missing | None, where: str) -> Missing:
-        if rule is not None and rule.action == "fill" and not fills(rule.value, field, dtype):
+        if rule is not None and rule.action == "fill" and rule.value is not None and not fills(rule.value, field, dtype):
             message = f"{where}: missing: {rule.value!r} is not of type {dtype}, and the field {field.name!r} is {described(field)}"
             self.report.add(ref.mark, message, f"give a {dtype} value, or missing: reject")
             return Missing()

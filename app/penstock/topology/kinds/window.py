@@ -6,6 +6,7 @@ It reads fields and outputs of nodes as they are; filters and derived values are
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -22,13 +23,15 @@ from penstock.topology.shapes import DURATION, FIELD_NAME, REFERENCE, Choice, Fl
 from penstock.topology.spec import Aggregated, Feature, Input, Mark, Node, Ref, RuleNode, WindowNode
 from penstock.topology.values import duration, items, keys, marks, plain, refs, word
 
-__all__ = ["KEY", "LATE", "TIME", "TIME_US", "VALUE", "WHERE", "WindowKind", "rules_of"]
+__all__ = ["DISTINCT", "KEY", "LATE", "TIME", "TIME_US", "VALUE", "WHERE", "WindowKind", "rules_of"]
 
-# What the tensors of a window are for, before a dot and a number: a field of the key, the time (in us with _US), values, and filters.
+# What the tensors of a window are for, before a dot and a number: a field of the key, the time (in us with _US), values (with DISTINCT
+# those that are compared, in their own type), and filters.
 KEY: Final = "by"
 TIME: Final = "time"
 TIME_US: Final = "time_us"
 VALUE: Final = "value"
+DISTINCT: Final = "distinct"
 WHERE: Final = "where"
 LATE: Final = "late"  # the output that marks late rows
 
@@ -36,10 +39,16 @@ MAX_FEATURES: Final = 1000
 MAX_LAST: Final = 64
 MAX_HOPS: Final = 4096  # of one key and look-back
 _ALONE: Final = ("count", "rate", "since")  # of the events themselves as well
+_SKETCHED: Final = ("distinct", "quantile")  # by a library, unless all events are kept
 _KINDS: Final[tuple[Aggregated, ...]] = get_args(Aggregated)
 _REF: Final = r'[A-Za-z_][A-Za-z0-9_-]*(?:\.(?:"[^"]+"|[^\s\[\]."(),]+)|\[[0-9]{1,6}\])*'  # in a name with brackets or commas: quotes
-_TEXT: Final = re.compile(rf"({'|'.join(_KINDS)})(?:\(\s*({_REF})\s*(?:,\s*([0-9]{{1,3}})\s*)?\))?(?:\s+where\s+({_REF}))?")
-_FEATURE: Final = Text("an aggregate: count, mean(FIELD), last_k(FIELD, 3), each with an optional `where FIELD`", rf"^{_TEXT.pattern}$")
+_TEXT: Final = re.compile(
+    rf"({'|'.join(_KINDS)})(?:\(\s*({_REF})\s*(?:,\s*([0-9]{{1,3}}(?:\.[0-9]{{1,17}})?)\s*)?\))?(?:\s+where\s+({_REF}))?"
+)
+_FEATURE: Final = Text(
+    "an aggregate: count, mean(FIELD), last_k(FIELD, 3), quantile(FIELD, 0.95), each with an optional `where FIELD`", rf"^{_TEXT.pattern}$"
+)
+_FLOATS: Final = ("float16", "float32", "float64")
 _KEYS_OF: Final = ("string", "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 
 _KEYS: Final = Keys(
@@ -112,6 +121,11 @@ class WindowKind(Kind[WindowNode]):
                 yield one.mark, f"{about}: {one.kind} is of a value", f"write {one.kind}(FIELD)"
             if not 1 <= one.k <= MAX_LAST or (one.k != 1 and one.kind != "last_k"):
                 yield one.mark, f"{about}: a number is for last_k, from 1 to {MAX_LAST}", "write last_k(FIELD, 3)"
+            if one.kind == "quantile" and (one.q is None or one.q > 1):
+                yield one.mark, f"{about}: a quantile has the share of the values below it, from 0 to 1", "write quantile(FIELD, 0.95)"
+            if one.kind in _SKETCHED and not node.exact and importlib.util.find_spec("datasketches") is None:
+                message = f"{about}: the package datasketches computes it, which is not installed"
+                yield one.mark, message, "pip install 'penstock[sketches]', or keep each event: exact: true"
 
     def signature(self, node: WindowNode, model: Signature | None) -> Signature | None:
         return Signature((), (*(Tensor(name, *_type(feature)) for name, feature in node.outputs), Tensor(LATE, "bool")))
@@ -120,10 +134,10 @@ class WindowKind(Kind[WindowNode]):
         made = _Wires(node, names)
         for number, one in enumerate(node.by):
             made.add(f"{KEY}.{number}", one, "by")
-        values = dict.fromkeys(one.of for one in node.features if one.of is not None)
+        values = dict.fromkeys((DISTINCT if one.kind == "distinct" else VALUE, one.of) for one in node.features if one.of is not None)
         filters = dict.fromkeys(one.where for one in node.features if one.where is not None)
-        for one in values:
-            made.add(f"{VALUE}.{one.text}", one, "features")
+        for what, one in values:
+            made.add(f"{what}.{one.text}", one, "features")
         for one in filters:
             made.add(f"{WHERE}.{one.text}", one, "features")
         made.time()
@@ -158,13 +172,15 @@ class _Wires:
             return  # a schema or a signature is not known, which has been reported
         dtype = next(iter(dtypes))
         missing = None
-        if what == VALUE and isinstance(target, FromField) and dtype != "string":
+        if isinstance(target, FromField) and ((what == VALUE and dtype != "string") or (what == DISTINCT and dtype in _FLOATS)):
             dtype, missing = "float64", Missing("fill", math.nan)
+        elif what == DISTINCT and isinstance(target, FromField) and any(one.optional and not one.shape for one in fields):
+            missing = Missing("fill", None)  # a text and a whole number have no NaN
         elif what == WHERE and isinstance(target, FromField) and any(one.optional for one in fields):
             missing = Missing("fill", False)
         elif what in (KEY, TIME, TIME_US) and any(one.optional for one in fields):
             missing = Missing("reject")  # an event without a key or a time is a dead letter
-        elif isinstance(target, FromNode) and what == VALUE and dtype.startswith("float") and self._may_be_null(target):
+        elif isinstance(target, FromNode) and what in (VALUE, DISTINCT) and dtype in _FLOATS and self._may_be_null(target):
             missing = Missing("fill", math.nan)
         elif isinstance(target, FromNode) and what == WHERE and self._may_be_null(target):
             missing = Missing("fill", False)
@@ -219,6 +235,8 @@ class _Wires:
             return f"{found.text!r} is no time", "an event time is a timestamp, or a long in ms"
         if what == KEY and dtype not in _KEYS_OF:
             return f"{found.text!r} is {dtype or 'of no type that a key has'}", "a key is text, a whole number or true and false"
+        if what == DISTINCT and dtype not in (*_KEYS_OF, *_FLOATS):
+            return f"{found.text!r} is {dtype or 'of no type that is counted'}", "text, numbers, and true and false are counted"
         if what == WHERE and dtype != "bool":
             return f"{found.text!r} is {dtype}, a filter is true or false", "compare it in a rule, and name its output"
         if what == VALUE and dtype == "string":
@@ -247,11 +265,15 @@ def _texts(found: Ref, nodes: Mapping[str, Node], seen: set[str]) -> Iterator[st
 def _feature(name: Scalar, text: str, mark: Mark) -> Feature:
     found = _TEXT.fullmatch(text)
     assert found is not None, "conforming text is always an aggregate"
-    kind, of, k, where = found.groups()
-    return Feature(name.text, cast(Aggregated, kind), ref(of, mark) if of else None, ref(where, mark) if where else None, int(k or 1), mark)
+    kind, of, number, where = found.groups()
+    read, only = ref(of, mark) if of else None, ref(where, mark) if where else None
+    if kind == "quantile":
+        return Feature(name.text, "quantile", read, only, q=None if number is None else float(number), mark=mark)
+    k = int(number or 1) if (number or "1").isdecimal() else 0  # 0 is refused, as other numbers of last_k are
+    return Feature(name.text, cast(Aggregated, kind), read, only, k, mark=mark)
 
 
 def _type(feature: Feature) -> tuple[str, tuple[int, ...]]:
     if feature.kind == "last_k":
         return "float64", (feature.k,)
-    return ("int64" if feature.kind == "count" else "float64"), ()
+    return ("int64" if feature.kind in ("count", "distinct") else "float64"), ()
