@@ -162,12 +162,12 @@ def lookups(rows: int, rounds: int) -> None:
 @click.option("--kafka", is_flag=True, help="Also restarts from changelogs on Kafka: a million keys take 4 GB of disk and of memory.")
 @click.option("--bootstrap", help="Brokers for that (HOST:PORT). [default: Kafka in a container, or from Maven Central with Java]")
 def windows(keys: int, kafka: bool, bootstrap: str | None) -> None:
-    """Updates per second of keyed windows on one core, their memory, and their restart, without Kafka."""
-    from benchmarks.windows import measure
+    """Updates per second of keyed windows on one core, memory, restart, and the errors of sketches."""
+    from benchmarks.windows import errors, measure
 
     with progress_bar() as progress:
         sheet = measure(keys, progress, kafka=kafka, bootstrap=bootstrap)
-    show(sheet)
+    show(sheet, errors())
     out.print(where(results.machine()), markup=False)
 
 

@@ -22,7 +22,7 @@ __all__ = [
 ]  # fmt: skip
 
 Format = Literal["json", "json-confluent", "avro", "avro-confluent", "protobuf", "protobuf-confluent", "bytes"]
-Aggregated = Literal["count", "sum", "mean", "min", "max", "variance", "first", "last", "last_k", "rate", "since"]
+Aggregated = Literal["count", "sum", "mean", "min", "max", "variance", "first", "last", "last_k", "rate", "since", "distinct", "quantile"]
 Constant = bool | int | float | str | tuple["Constant", ...]  # tuples are nested like the axes of a tensor
 CONDITION: Final = "when"  # the only output of a rule that is a condition
 FOUND: Final = "found"  # the output of a lookup that says whether its table has the key
@@ -269,7 +269,7 @@ class RuleNode(Node):
 class Feature:
     """A feature of a window: an aggregate `kind` of what `of` names, or of the events themselves, among those for which `where` is true.
 
-    `k` is how many values `last_k` has.
+    `k` is how many values `last_k` has, and `q` which share of the values lies below a `quantile`.
     """
 
     name: str
@@ -277,12 +277,13 @@ class Feature:
     of: Ref | None = None
     where: Ref | None = None
     k: int = 1
+    q: float | None = None
     mark: Mark = field(default=Mark(), compare=False)
 
     @property
     def nullable(self) -> bool:
-        """Whether it has no value where the window has none: a count, a sum and a rate are 0 then."""
-        return self.kind not in ("count", "sum", "rate")
+        """Whether it has no value where the window has none: counts, a sum and a rate are 0 then."""
+        return self.kind not in ("count", "sum", "rate", "distinct")
 
 
 @dataclass(frozen=True, slots=True)
