@@ -71,6 +71,8 @@ def validate(ctx: click.Context, /, topology: Path, settings: Settings, live: bo
         ctx.exit(_live(loaded, settings, form))
     counts = {part: len(getattr(loaded.topology, part)) for part in ("sources", "nodes", "sinks")}
     counts["nodes"] -= len(loaded.topology.conditions)
+    if loaded.topology.tables:
+        counts["tables"] = len(loaded.topology.tables)
     if form == "json":
         print_json({"valid": True, "problems": [], "topology": loaded.topology.name, **counts})
     else:

@@ -169,7 +169,8 @@ def _source_of(said: Origin, topology: Topology, position: Position) -> Source:
     """Returns the source that the record came from. Raises ConfigError when the topology did not make the record."""
     _same(said, topology, position)
     if all(sink.topic != position.topic for sink in topology.sinks):
-        raise _changed(topology, f"no sink writes to {position.topic}", position)
+        between = "; if it is a topic between stages, explain the prediction that its record became" if topology.remembering else ""
+        raise _changed(topology, f"no sink writes to {position.topic}{between}", position)
     return _source(topology, said.source.topic, position)
 
 

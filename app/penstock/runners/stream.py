@@ -229,6 +229,8 @@ class StreamRunner:
         return found if self.tables is None else found | self.tables.waiting
 
     def _restoring(self) -> str:
+        if self.tables is None and any(node.name in self.loaded.nodes for node in self.loaded.topology.lookups):
+            return "the tables are to be read"
         under_way = [one.restoring for one in (self.changelogs, self.tables) if one is not None]
         return ", ".join(filter(None, under_way))
 

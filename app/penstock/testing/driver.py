@@ -145,7 +145,7 @@ class TopologyDriver:
 
     def dead_letters(self, source: str) -> list[Record]:
         """Returns the failed records of a source, with the reason in the headers `__streams.errors.*`. Raises KeyError."""
-        return self.records(_named("source", source, self._sources).dead_letter)
+        return self.records(_named("source", source, {one.name: one for one in self.topology.sources}).dead_letter)
 
     def clear(self) -> None:
         """Removes every record, what nodes remember of them and the rows of tables, and keeps the offsets."""

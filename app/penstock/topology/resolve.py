@@ -215,14 +215,14 @@ class Names:
         signature = self.signatures.get(ref.head)
         if signature is None:
             return FromNode(ref.head, None)
-        outputs = [tensor.name for tensor in signature.outputs]
+        outputs = [tensor.name for tensor in signature.outputs if not tensor.name.endswith("?")]  # no file can name those
         if ref.tail is None:
-            if len(outputs) == 1:
+            if len(signature.outputs) == 1:
                 return FromNode(ref.head, signature.outputs[0])
-            fix = f"write {any_of(f'{ref.head}.{output}' for output in outputs)}"
+            fix = f"write {any_of(f'{ref.head}.{output}' for output in outputs[:SHOWN])}" + (", ..." if outputs[SHOWN:] else "")
             self.report.add(ref.mark, f"{where}: the node {ref.head!r} has {len(outputs)} outputs", fix)
             return None
-        tensor = signature.output(ref.tail)
+        tensor = signature.output(ref.tail) if ref.tail in outputs else None
         if tensor is None:
             self.nowhere(ref.mark, f"{where}: the node {ref.head!r} has no output {ref.tail!r}", did_you_mean(ref.tail, outputs))
             return None

@@ -320,7 +320,7 @@ class LookupNode(Node):
     """The row of a table that has the values of `by` as its key, in the order of the table's.
 
     `time` is the event's, None for that of the source; it is read where the table is `historical`. `keyed` are the dtypes of the table's
-    key, and `columns` its fields: both are empty until its schema is read.
+    key, and `columns` its fields, None until its schema is read.
     """
 
     table: str
@@ -328,12 +328,12 @@ class LookupNode(Node):
     time: Ref | None = None
     historical: bool = False
     keyed: tuple[str, ...] = ()
-    columns: tuple[Tensor, ...] = ()
+    columns: tuple[Tensor, ...] | None = None
 
     @property
     def names(self) -> frozenset[str]:
         """The outputs that are fields of the table."""
-        return frozenset(one.name for one in self.columns)
+        return frozenset(one.name for one in self.columns or ())
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,7 +169,7 @@ class _Reads(Reads):
             missing = Missing("reject")  # an event without a key or a time is a dead letter
         elif what in (VALUE, DISTINCT) and null and dtype in _FLOATS:
             missing = Missing("fill", math.nan)
-        return Read(dtype, missing, self._problem(what, found, dtype, fields))
+        return Read(dtype, missing, self._problem(what, found, target, dtype, fields))
 
     def _may_be_null(self, target: FromNode) -> bool:
         return target.tensor is not None and self.names.topology.may_be_null(target.node, target.tensor.name, self.node)
@@ -177,8 +177,10 @@ class _Reads(Reads):
     def _is_of_table(self, target: Target) -> bool:
         return isinstance(target, FromNode) and self.names.topology.node(target.node) in self.names.topology.lookups
 
-    def _problem(self, what: str, found: Ref, dtype: str, fields: list[Field]) -> tuple[str, str] | None:
+    def _problem(self, what: str, found: Ref, target: Target, dtype: str, fields: list[Field]) -> tuple[str, str] | None:
         """Returns why the reference cannot be what it is for, and what to do."""
+        if what in (KEY, TIME, TIME_US) and isinstance(target, FromNode) and self._may_be_null(target):
+            return f"{found.text!r} may be null, and an event without it cannot be counted", "name a rule's output: coalesce(...)"
         if what in (TIME, TIME_US):
             return not_a_time(found, dtype, fields)
         if what == KEY:
