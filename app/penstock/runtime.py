@@ -118,7 +118,7 @@ def load(
     in a schema, a missing model, names and types that do not fit. Models are not loaded, and their files are not verified; `prepare`
     does that. With `absent`, a missing model is a problem only in `prepare`: the control log may bind another one. The `schema_registry` is
     asked for what sources and sinks of avro-confluent and protobuf-confluent do not find in `ids/`; raises TransportError when it has to
-    answer and does not. `forgets` names a caller that remembers nothing between events: for it, each window is a problem.
+    answer and does not. `forgets` names a caller that remembers nothing between events: for it, each window and each match is a problem.
     """
     topology = path if isinstance(path, Topology) else parse(path)
     shelf = _Shelf(topology.file, models, schemas, schema_registry)
@@ -150,20 +150,19 @@ def load(
 def forgotten(topology: Topology, who: str, fix: str = "", *, nodes: Collection[str] | None = None) -> list[Problem]:
     """Returns a problem for each window among the `nodes` (None: all) of a topology for `who`, which remembers no earlier events.
 
+    So too for each match, where all are asked for.
+
     `fix` is what to do; by default, to run what does remember.
     """
-    fix = fix or "run the topology as a stream (penstock run); or compute the features of a range of events: penstock features"
-    return [
-        Problem(
-            topology.file,
-            one.mark.line,
-            one.mark.column,
-            f"nodes.{one.name}: a window depends on earlier events, and {who} keeps none",
-            fix,
-        )
+    matches = () if nodes is not None else topology.matches
+    found = [(one.mark, f"sources.{one.name}: a match depends on earlier events, and {who} keeps none") for one in matches]
+    found += [
+        (one.mark, f"nodes.{one.name}: a window depends on earlier events, and {who} keeps none")
         for one in topology.windows
         if nodes is None or one.name in nodes
     ]
+    fix = fix or "run the topology as a stream (penstock run); or compute the features of a range of events: penstock features"
+    return [Problem(topology.file, mark.line, mark.column, message, fix) for mark, message in found]
 
 
 def derived(loaded: Loaded, topology: Topology, schemas: Mapping[str, Schema] | None = None) -> Loaded:
@@ -184,16 +183,16 @@ def derived(loaded: Loaded, topology: Topology, schemas: Mapping[str, Schema] | 
 
 
 def shares(loaded: Loaded, prefix: str) -> dict[str, Loaded]:
-    """Returns what each process runs of the topology on Kafka, by its name; {"": loaded} where no node is materialised.
+    """Returns what each process runs of the topology on Kafka, by its name; {"": loaded} where no node is materialised, and nothing matched.
 
     `prefix` begins the topics between the stages that the file does not name. Raises TopologyError for columns that no topic holds, for
     topics that carry something else as well, and for models that the file names and the registry lacks: the types of the topics follow
     from them.
     """
     found = cut(loaded.wiring, prefix)
-    if not found.between:
+    if [*found.processes] == [""]:
         return {"": loaded}
-    if loaded.absent:
+    if loaded.absent and found.between:
         raise TopologyError(loaded.absent)
     clashes = stage_clashes(loaded.topology, prefix)
     schemas, problems = {}, [Problem(loaded.topology.file, mark.line, mark.column, message, fix) for mark, message, fix in clashes]
@@ -349,7 +348,7 @@ def digest(loaded: Loaded, bound: Mapping[str, Binding] | None = None, *others: 
     sources = [(one.name, one.format == "bytes", one.envelope, one.types, one.coerce) for one in topology.sources]
     models = {node: (one.digest, one.parameters) for node, one in (bindings(loaded) if bound is None else bound).items()}
     kinds = [one.fields for one in loaded.schemas.values()]
-    parts = [models, bare, sinks, sources, *others, kinds]
+    parts = [models, bare, sinks, sources, loaded.topology.matches, *others, kinds]
     return f"sha256:{hashlib.sha256(msgspec.json.encode(_plain(parts), order='sorted')).hexdigest()}"
 
 

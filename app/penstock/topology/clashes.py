@@ -9,6 +9,7 @@ from typing import Final
 from penstock.provider import CPU
 from penstock.topology.chains import readers
 from penstock.topology.kinds import kind_of
+from penstock.topology.matches import match_clashes
 from penstock.topology.names import FIELD, topic_problem
 from penstock.topology.resolve import Finding
 from penstock.topology.spec import Mark, Sink, Source, Topology
@@ -35,6 +36,7 @@ def clashes(topology: Topology) -> Iterator[Finding]:
             yield node.mark, f"{node.name!r} is a node here and a source on line {line}", "rename one, so that a reference means one thing"
         yield from kind_of(node).clashes(node)
     yield from stage_clashes(topology)
+    yield from match_clashes(topology)
     for source in topology.sources:
         yield from _source_clashes(source)
         for key, schema in (("schema", source.schema), ("key_schema", source.key_schema)):

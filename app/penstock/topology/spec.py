@@ -15,7 +15,7 @@ from penstock.provider import Provider
 from penstock.schema import Coercion, Missing
 
 __all__ = [
-    "CONDITION", "Aggregated", "Constant", "Entry", "Feature", "Input", "Join", "Mark", "Materialize", "ModelNode", "ModelRef", "Node",
+    "CONDITION", "Aggregated", "Constant", "Entry", "Feature", "Input", "Join", "Mark", "Match", "Materialize", "ModelNode", "ModelRef", "Node",
     "Output", "Precomputed", "Ref", "Releases", "Requirement", "RuleNode", "Sink", "Source", "Topology", "When", "WindowNode",
     "condition_of",
 ]  # fmt: skip
@@ -131,6 +131,33 @@ class Source(Entry):
     envelope: Literal["debezium", "cloudevents"] | None = None
     types: tuple[str, ...] = ()
     coerce: tuple[Coercion, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Match(Entry):
+    """A source whose events are pairs: an event of the source `left`, and one of `right` with the same key whose time is near.
+
+    `by` are the fields of the key, of the left event and of the right one. The right event is at most `within_ms` later than the left one,
+    and at most `before_ms` earlier. A left event without a partner is dropped, or kept with null in the place of the right one. It has
+    none when the right topic is read `lateness_ms` beyond its time. `ahead_ms` is how far ahead of the clock an event may be, and
+    `max_keys` bounds the keys of a side of a partition.
+    """
+
+    name: str
+    left: str
+    right: str
+    by: tuple[tuple[str, ...], tuple[str, ...]]
+    within_ms: int
+    before_ms: int = 0
+    unmatched: Literal["drop", "keep"] = "drop"
+    lateness_ms: int = 60_000
+    ahead_ms: int = 3_600_000
+    max_keys: int = 10_000_000
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        """The names of the sources that it reads."""
+        return self.left, self.right
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,9 +384,13 @@ class Topology(Entry):
     file: str = "<topology>"
     providers: tuple[Provider, ...] = ()
     precomputed: Precomputed | None = None
+    matches: tuple[Match, ...] = ()
 
     def source(self, name: str) -> Source | None:
         return next((source for source in self.sources if source.name == name), None)
+
+    def match(self, name: str) -> Match | None:
+        return next((match for match in self.matches if match.name == name), None)
 
     def node(self, name: str) -> Node | None:
         return next((node for node in self.nodes if node.name == name), None)
