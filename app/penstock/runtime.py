@@ -183,7 +183,7 @@ def derived(loaded: Loaded, topology: Topology, schemas: Mapping[str, Schema] | 
 
 
 def shares(loaded: Loaded, prefix: str) -> dict[str, Loaded]:
-    """Returns what each process runs of the topology on Kafka, by its name; {"": loaded} where no node is materialised, and nothing matched.
+    """Returns what each process runs of the topology on Kafka, by its name; {"": loaded} where nothing is materialised or matched.
 
     `prefix` begins the topics between the stages that the file does not name. Raises TopologyError for columns that no topic holds, for
     topics that carry something else as well, and for models that the file names and the registry lacks: the types of the topics follow

@@ -28,7 +28,7 @@ from penstock.state import Entry, Table
 __all__ = ["Row", "Side"]
 
 # Another form of these bytes is another `MATCH_FORMAT`.
-_HEAD: Final = struct.Struct("<IqqqB")  # the size of the body, the event time, the offset, the record's timestamp, and whether it is matched
+_HEAD: Final = struct.Struct("<IqqqB")  # the size of the body, the event time, the offset, the timestamp, whether it is matched
 _NEVER: Final = 1 << 63  # the time to live of a key: `over` removes rows
 _ENDLESS: Final = 1 << 62
 _BODY: Final = msgspec.msgpack.Decoder(tuple[bytes | None, bytes | None, list[Header]])

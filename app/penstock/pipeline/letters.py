@@ -20,8 +20,8 @@ from penstock.parcel import Cause, Parcel
 from penstock.record import Header, RecordLike
 
 __all__ = [
-    "EVENT", "ID", "JOIN", "LIVE", "MATCH", "MODELS", "NODE", "OWN", "SCHEMA", "SOURCE", "STAGE", "STAGES", "TRUNCATED", "VARIANT", "Address",
-    "dead_letters", "fitting",
+    "EVENT", "ID", "JOIN", "LIVE", "MATCH", "MODELS", "NODE", "OWN", "SCHEMA", "SOURCE", "STAGE", "STAGES", "TRUNCATED", "VARIANT",
+    "Address", "dead_letters", "fitting",
 ]  # fmt: skip
 
 OWN = "penstock-"  # headers that describe an output; those of an earlier topology are replaced

@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -283,13 +283,13 @@ def _runs(topic: str, numbers: Sequence[int]) -> tuple[tuple[str, int, int], ...
 def _filled(column: Column, size: int) -> Array:
     """Returns the column of events that are not there: what stands for null, and anything where nothing reads it."""
     fill = column.missing.value if column.missing.action == "fill" else "" if column.dtype == "string" else 0
-    ragged = None in column.shape
-    kind = object if ragged or fill is None or column.dtype == "string" else column.dtype
-    made: Array = np.empty((size, *(() if ragged else column.shape)), kind)
+    axes = [axis for axis in column.shape if axis is not None]
+    ragged = len(axes) < len(column.shape)
+    kind: Any = object if ragged or fill is None or column.dtype == "string" else column.dtype
+    made: Array = np.empty((size, *(() if ragged else axes)), kind)
     if ragged:
         for row in range(size):
             made[row] = np.zeros(0, column.dtype)
     else:
         made[...] = fill
     return made
-

@@ -324,7 +324,7 @@ class StreamRunner:
         return replace(self.settings, fetch_wait_ms=min(self.settings.fetch_wait_ms, max(min(times), SHORTEST_FETCH)))
 
     def _changelogs(self) -> dict[str, Changelog]:
-        """Returns the changelogs of the nodes, and of the sides of matches, that remember something. What they remember does not depend on the release."""
+        """Returns the changelogs of what remembers something: nodes, and the sides of matches. It does not depend on the release."""
         found = {}
         for stage in self._serving().program.plan.stages.values():
             for node in stage.nodes:

@@ -60,7 +60,7 @@ def described(admin: Admin, loaded: Loaded, settings: Settings) -> Mapping[str, 
             if have != need:
                 why = f"the changelog {topic} has {have} partitions, but {stage.source.topic} has {need}"
                 raise SettingsError(
-                    f"{why}: what is remembered is kept by the partition of its events. kafka-topics --alter --topic {topic} --partitions {need}"
+                    f"{why}: it is kept by the partition of its events. kafka-topics --alter --topic {topic} --partitions {need}"
                     if have < need
                     else f"{why}: kafka-topics --delete --topic {topic}, then penstock topics create {loaded.topology.name}"
                 )
@@ -90,6 +90,6 @@ def _unequal(stage: Stage, topic: str, have: int, need: int) -> str:
     fewer, most = (topic, need) if have < need else (first, have)
     why = f"topic {topic} has {have} partitions, but {first}, with which {stage.gather.match.name} matches it, has {need}"
     return (
-        f"{why}: events meet in the partition of their key. kafka-topics --alter --topic {fewer} --partitions {most}, before there are events "
-        "in it: those of a key would be in two partitions"
+        f"{why}: events meet in the partition of their key. kafka-topics --alter --topic {fewer} --partitions {most}, before there are "
+        "events in it: those of a key would be in two partitions"
     )

@@ -80,7 +80,7 @@ _MATCH: Final = Keys(
         "unmatched": Key(
             Choice(("drop", "keep")), "What becomes of a left event without a partner; kept, it has null for the right one.", default="drop"
         ),
-        "lateness": Key(DURATION, "How far behind the newest of its partition an event may come and still find its partners.", default="1m"),
+        "lateness": Key(DURATION, "How far behind the newest of its partition an event may come and find its partners.", default="1m"),
         "ahead": Key(DURATION, "How far ahead of the clock an event may be; one further ahead is a dead letter.", default="1h"),
         "max_keys": Key(
             Whole(1, 1_000_000_000), "Keys of each side of a partition that are kept at the most; then the oldest go.", default=10_000_000
@@ -175,7 +175,11 @@ _RELEASES: Final = Keys(
 TOPOLOGY: Final = Keys(
     {
         "topology": Key(ENTRY_NAME, "The topology's name.", required=True),
-        "sources": Key(Named("source", ENTRY_NAME, Either("match", _MATCHED, _SOURCE)), "Topics to read events from, and pairs of their events.", required=True),
+        "sources": Key(
+            Named("source", ENTRY_NAME, Either("match", _MATCHED, _SOURCE)),
+            "Topics to read events from, and matches of two.",
+            required=True,
+        ),
         "nodes": Key(Named("node", ENTRY_NAME, Kinds(KINDS, _NODE)), "Registered models and what they read.", required=True),
         "sinks": Key(Named("sink", ENTRY_NAME, _SINK), "Topics to write predictions to.", required=True),
         "providers": Key(PROVIDERS, "What computes the models of all nodes that do not say it themselves; the processor when omitted."),

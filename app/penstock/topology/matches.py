@@ -67,7 +67,8 @@ def match_clashes(topology: Topology) -> Iterator[Finding]:
         if one.left == one.right:
             yield one.at("right"), f"{where}.right: a source is not matched with itself", "name another source"
         elif others := [key.removeprefix("by.") for key in one.marks if key.startswith("by.") and key[3:] not in one.sides]:
-            yield one.at(f"by.{others[0]}"), f"{where}.by: {others[0]!r} is neither of its sources", f"name fields of {' and '.join(one.sides)}"
+            fix = f"name fields of {' and '.join(one.sides)}"
+            yield one.at(f"by.{others[0]}"), f"{where}.by: {others[0]!r} is neither of its sources", fix
         elif not all(one.by) or len(one.by[0]) != len(one.by[1]):
             yield one.at("by"), f"{where}.by: {one.left} and {one.right} have to name as many fields", f"{{{one.left}: A, {one.right}: B}}"
         if topology.node(one.name) is not None or any(sink.name == one.name for sink in topology.sinks):
@@ -132,6 +133,4 @@ def state_of(match: Match, topology: Topology) -> str:
 
 def changelogs(topology: Topology, prefix: str) -> dict[str, str]:
     """Returns the topics of what each match remembers, MATCH.left and MATCH.right. `prefix` begins the names."""
-    return {
-        f"{one.name}.{side}": f"{prefix}.{one.name}.{side}.{state_of(one, topology)}" for one in topology.matches for side in SIDES
-    }
+    return {f"{one.name}.{side}": f"{prefix}.{one.name}.{side}.{state_of(one, topology)}" for one in topology.matches for side in SIDES}

@@ -115,7 +115,7 @@ def _match(name: Scalar, value: Value) -> Match:
     left, right = word(given["left"]), word(given["right"])
     named = keys(given["by"]) if isinstance(given["by"], Mapped) else {left: given["by"], right: given["by"]}
     by = {source: (word(one),) if isinstance(one, Scalar) else words(one) for source, one in named.items()}
-    found = {f"{key}_ms": duration(given[key]) for key in ("before", "lateness", "ahead") if key in given}
+    found: dict[str, Any] = {f"{key}_ms": duration(given[key]) for key in ("before", "lateness", "ahead") if key in given}
     found |= {key: one for key, one in plain(value).items() if key in ("unmatched", "max_keys")}
     places = marks(value) | {f"by.{source}": one.mark for source, one in named.items()}
     return Match(

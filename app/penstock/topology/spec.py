@@ -15,8 +15,8 @@ from penstock.provider import Provider
 from penstock.schema import Coercion, Missing
 
 __all__ = [
-    "CONDITION", "Aggregated", "Constant", "Entry", "Feature", "Input", "Join", "Mark", "Match", "Materialize", "ModelNode", "ModelRef", "Node",
-    "Output", "Precomputed", "Ref", "Releases", "Requirement", "RuleNode", "Sink", "Source", "Topology", "When", "WindowNode",
+    "CONDITION", "Aggregated", "Constant", "Entry", "Feature", "Input", "Join", "Mark", "Match", "Materialize", "ModelNode", "ModelRef",
+    "Node", "Output", "Precomputed", "Ref", "Releases", "Requirement", "RuleNode", "Sink", "Source", "Topology", "When", "WindowNode",
     "condition_of",
 ]  # fmt: skip
 
