@@ -147,15 +147,15 @@ def load(
     return Loaded(topology, wiring, source_schemas, sink_schemas, artifacts, tuple(shelf.absent), writers, key_writers, frames)
 
 
-def forgotten(topology: Topology, who: str, fix: str = "", *, nodes: Collection[str] | None = None) -> list[Problem]:
+def forgotten(topology: Topology, who: str, fix: str = "", *, nodes: Collection[str] | None = None, matches: bool = True) -> list[Problem]:
     """Returns a problem for each window among the `nodes` (None: all) of a topology for `who`, which remembers no earlier events.
 
-    So too for each match, where all are asked for.
+    So too for each match, where `matches` are asked for.
 
     `fix` is what to do; by default, to run what does remember.
     """
-    matches = () if nodes is not None else topology.matches
-    found = [(one.mark, f"sources.{one.name}: a match depends on earlier events, and {who} keeps none") for one in matches]
+    asked = topology.matches if matches else ()
+    found = [(one.mark, f"sources.{one.name}: a match depends on earlier events, and {who} keeps none") for one in asked]
     found += [
         (one.mark, f"nodes.{one.name}: a window depends on earlier events, and {who} keeps none")
         for one in topology.windows

@@ -10,7 +10,7 @@ from penstock.explain.comparison import Compared, Verdict, compare, compare_valu
 from penstock.explain.provenance import DeadLetter, Origin, provenance
 from penstock.explain.rerun import Rerun, read_event, rerun
 from penstock.pipeline import Program
-from penstock.pipeline.letters import ID
+from penstock.pipeline.letters import EVENT, ID, MATCH, SOURCE
 from penstock.record import Position, Record
 from penstock.runtime import Loaded
 from penstock.settings import Settings
@@ -83,6 +83,7 @@ def explain(position: Position, settings: Settings, topology: Topology | None = 
         return _explain_dead_letter(record, said, settings, topology, now=now)
     topology = topology or _named(said.topology, position, settings)
     source = _source_of(said, topology, position)
+    _alone(record, topology, position)
     bound = bound_then(said, topology, position, settings)  # 2
     at = said.last if topology.windows else said.source
     try:
@@ -105,7 +106,11 @@ def _loaded(
     """
     if source is None or topology.windows:
         return load_stage(topology, bound, settings, topic)
-    return *load_bound(topology, bound, settings, missing), source.name
+    loaded, program = load_bound(topology, bound, settings, missing)
+    if source.name not in program.plan.stages:
+        message = f"the events of {source.name} are only matched, and none of them is run alone"
+        raise ConfigError(Problem(topology.file, source.mark.line, source.mark.column, message, "its header says why it has failed"))
+    return loaded, program, source.name
 
 
 def _explain_dead_letter(record: Record, said: DeadLetter, settings: Settings, topology: Topology | None, *, now: bool) -> Explanation:
@@ -117,6 +122,7 @@ def _explain_dead_letter(record: Record, said: DeadLetter, settings: Settings, t
     if topology is None:
         assert said.origin is not None
         topology = _named(said.origin.topology, position, settings)
+    _alone(said.input, topology, position)
     if not topology.windows:
         said = _entered(said, topology, settings)
     origin = None if now else said.origin
@@ -197,6 +203,15 @@ def _source(topology: Topology, topic: str, position: Position) -> Source:
         if source.topic == topic:
             return source
     raise _changed(topology, f"{position} came from the topic {topic}, which no source reads", position)
+
+
+def _alone(record: Record, topology: Topology, position: Position) -> None:
+    """Raises ConfigError for what was made from a pair of records: neither of them makes it alone."""
+    said = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
+    if MATCH in said and topology.matches:
+        left = said.get(EVENT) or said.get(SOURCE) or str(record.position).replace(":", "/")
+        message = f"{position} was made from a pair of a match, which is not run again: {left} and {said[MATCH] or 'nothing'}"
+        raise ConfigError(Problem(topology.file, 0, 0, message, "read both records, with their topics, partitions and offsets"))
 
 
 def _changed(topology: Topology, message: str, position: Position) -> ConfigError:

@@ -47,7 +47,7 @@ def computing(loaded: Loaded, chosen: Collection[str] = (), since: datetime | No
     if since is not None:
         sink = replace(sink, when=When(condition_of(SINK)))
         nodes.append(condition(SINK, "--since", _since(topology, source, schema, since)))
-    made = derived(loaded, replace(topology, sources=(source,), nodes=tuple(nodes), sinks=(sink,), precomputed=None))
+    made = derived(loaded, replace(topology, sources=(source,), matches=(), nodes=tuple(nodes), sinks=(sink,), precomputed=None))
     return _reading(made, stage)
 
 

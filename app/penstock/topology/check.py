@@ -342,7 +342,7 @@ class _Graph:
             lacks.append(f"{source.name} lacks {', '.join(missing)}")
         fix = "an event has one source: read only what one source has, or match two of them: sources: {NAME: {match: ...}}"
         heads = {ref.head for ref, _ in read}
-        if match := next((one for one in self.topology.matches if heads >= {*one.sides}), None):
+        if match := next((one for one in self.topology.matches if len(heads & {one.name, *one.sides}) > 1), None):
             fix = f"{match.left} and {match.right} are the sources alone: write {match.name}.{match.left}.FIELD for the events that match"
         self.report.add(item.mark, f"{where}: no single source feeds it: {'; '.join(lacks)}", fix)
 
