@@ -109,7 +109,9 @@ def _loaded(
     loaded, program = load_bound(topology, bound, settings, missing)
     if source.name not in program.plan.stages:
         message = f"the events of {source.name} are only matched, and none of them is run alone"
-        raise ConfigError(Problem(topology.file, source.mark.line, source.mark.column, message, "its header says why it has failed"))
+        raise ConfigError(
+            Problem(topology.file, source.mark.line, source.mark.column, message, "the header __streams.errors.message has the reason")
+        )
     return loaded, program, source.name
 
 

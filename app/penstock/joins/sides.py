@@ -4,7 +4,7 @@
    `before` before, that of the left one. An event has any number of partners.
 2. Each event is kept until no partner can come: the other side is **read beyond** its reach. That is so when both clocks say it: the
    newest event time of the other side less the lateness that is allowed, or the end of its topic, has passed, and so has the wall clock.
-   So a backlog does not look like silence, and a quiet topic delays nothing for ever.
+   So a backlog does not look like silence, and a quiet topic delays nothing without end.
 3. The later of two partners to be read makes the pair. A left event that has had one is marked, since its partner may go before it.
 4. An event that the state has counted makes no pair again; it marks its partners once more, as a crash may have cut the marks off.
 

@@ -7,7 +7,7 @@ in offsets that are held back. So a record goes through one of these, and its pa
 2. the state has counted it: a replay, which answers nothing
 3. it becomes a pair with each partner that is there, and is kept for those that come
 
-What `over` removes is out of reach of the other side; left events among it that had no partner go on alone, where the file says so. The
+What `over` removes is out of reach of the other side; left events among it that had no partner go on alone, with `unmatched: keep`. The
 rows of both kinds keep the key, the timestamp, the headers and the id of their left record.
 """
 
@@ -65,7 +65,7 @@ class Matching:
         read = {column for step in stage.steps for column in step.reads}
         read |= {part.column for emit in stage.emits for part in (*(one.part for one in emit.fields), emit.key) if part is not None}
         right = stage.inputs[RIGHT].columns
-        # The key and the time of an event that is not there are read by nobody, unless a node or a sink reads the same column.
+        # The key and the time of an event that is not there are not read, unless a node or a sink reads the same column.
         self._nulls = [one for one in right if one.missing.action == "reject" and one.name in read]
         self._counts = {mark: metrics.match_rows.labels(self._match.name, mark) for mark in _MARKS}
 
@@ -236,7 +236,7 @@ class Matching:
         yield from self._passes(records, [number] * len(records), [""] * len(records), live)
 
     def _passes(self, lefts: Sequence[RecordLike], numbers: Sequence[int], rights: Sequence[str], batch: Batch) -> Iterator[Pass]:
-        """Yields the rows, as many at once as a chunk has. `rights` are the positions of the right events, "" where there is none."""
+        """Yields the rows, as many at once as a chunk has. `rights` are the positions of the right events, "" for an event without one."""
         records = [_paired(one, right) for one, right in zip(lefts, rights, strict=True)]
         most, topic = self._pipeline.chunk_rows, self._topics[LEFT]
         rows = np.arange(batch.size) if batch.rows is None else batch.rows
@@ -281,7 +281,7 @@ def _runs(topic: str, numbers: Sequence[int]) -> tuple[tuple[str, int, int], ...
 
 
 def _filled(column: Column, size: int) -> Array:
-    """Returns the column of events that are not there: what stands for null, and anything where nothing reads it."""
+    """Returns the column of events that are not there: what is in place of null, and anything where nothing reads it."""
     fill = column.missing.value if column.missing.action == "fill" else "" if column.dtype == "string" else 0
     axes = [axis for axis in column.shape if axis is not None]
     ragged = len(axes) < len(column.shape)

@@ -68,7 +68,7 @@ _BY: Final = Forms(text=FIELD_TEXT, listing=Listing(FIELD_TEXT))
 
 _MATCH: Final = Keys(
     {
-        "left": Key(ENTRY_NAME, "The source whose events are looked for partners: id, time, key and headers are theirs.", required=True),
+        "left": Key(ENTRY_NAME, "The source whose events get partners: the pair has their id, timestamp, key and headers.", required=True),
         "right": Key(ENTRY_NAME, "The source that the partners come from.", required=True),
         "by": Key(
             Forms(text=FIELD_TEXT, listing=Listing(FIELD_TEXT), mapping=Named("source", ENTRY_NAME, _BY)),
