@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: the main benchmark; `peers`, `micro`, `batch`, `joins`, `matches`, `windows`, `letters`, `profile`, `report` are others."""
+"""`python -m benchmarks`: the main one; `peers`, `micro`, `batch`, `joins`, `matches`, `windows`, `letters`, `profile`, `report`."""
 
 from __future__ import annotations
 

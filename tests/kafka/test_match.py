@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from penstock.record import Record
-from penstock.testing import Broker, create_topics, produce, read_all, wait_for
+from penstock.testing import Broker, committed, create_topics, produce, read_all, wait_for
 from tests.kafka.operating import must_be_signed, penstock
 from tests.kafka.running import Job, make_job
 from tests.kafka.test_stages import workers_of
@@ -122,12 +122,57 @@ def test_a_backlog_is_no_silence_and_a_quiet_topic_delays_nothing_for_ever(job: 
         wait_for(lambda: wanted <= answers(job).keys(), lambda: f"{len(wanted - answers(job).keys())} are missing\n{worker.log}", 60, 0.3)
         assert worker.stop() == 0, worker.log
     assert answers(job) == dict.fromkeys(wanted, 1)
+    for alone in (False, True):  # both are explained from the records that they were made from
+        one = next(each for each in read_all(job.broker, job.sink) if (json.loads(each.value or b"")["payment"] is None) == alone)
+        done = penstock(job, "explain", str(job.file), str(one.position), "--format", "json")
+        assert done.code == 0, done.err
+        found = json.loads(done.out)
+        assert (found["verdict"], found["same_bytes"]) == ("equal", True)
+        assert found["input"]["partner" if not alone else "source"].startswith(f"{job.source}.payments:" if not alone else "orders")
     with job.run() as worker:  # what was answered is not answered again
         worker.wait_until_assigned()
         send(job, job.source, [{"id": "o4000", "x": 1.0, "at": begin}], "id")
         wait_for(lambda: ("o4000", None) in answers(job), lambda: worker.log, 30, 0.3)
         assert worker.stop() == 0, worker.log
     assert sum(answers(job).values()) == len(wanted) + 1
+
+
+def test_two_workers_share_what_waits_and_hand_it_on(job: Job) -> None:
+    """Orders are read by one owner of their partition, and their payments by the next: after a stop, and after a kill."""
+    orders, payments = list[dict[str, Any]](), list[dict[str, Any]]()
+
+    def more(first: int) -> list[dict[str, Any]]:
+        some, others = shop(500, int(time.time() * 1000) + 12_000, first=first)  # nothing is alone before the next owner has its payments
+        orders.extend(some)
+        payments.extend(others)
+        send(job, job.source, some, "id")
+        return others
+
+    with job.run() as first:
+        first.wait_until_assigned()
+        paid = more(0)
+        job_committed(job, 500)
+        with job.run(client_id="second", cache=str(job.folder / "second")) as second:
+            second.wait_until_assigned()
+            send(job, f"{job.source}.payments", paid, "order")
+            paid = more(500)
+            job_committed(job, 1000)
+            assert second.stop() == 0, second.log
+        send(job, f"{job.source}.payments", paid, "order")
+        paid = more(1000)
+        job_committed(job, 1500)
+        os.kill(first.process.pid, signal.SIGKILL)
+    send(job, f"{job.source}.payments", paid, "order")
+    wanted = expected(orders, payments)
+    with job.run(cache=str(job.folder / "third")) as third:
+        wait_for(lambda: wanted <= answers(job).keys(), lambda: f"{len(wanted - answers(job).keys())} are missing\n{third.log}", 60, 0.3)
+        assert third.stop() == 0, third.log
+    assert answers(job).keys() == wanted
+
+
+def job_committed(job: Job, count: int) -> None:
+    group = f"{job.group}.paid"
+    wait_for(lambda: sum(committed(job.broker, group, job.source).values()) == count, f"{count} orders committed", 40, 0.3)
 
 
 def test_the_sides_have_as_many_partitions_or_no_worker_starts(job: Job) -> None:
