@@ -24,11 +24,13 @@ import msgspec
 from penstock.batch import Array
 from penstock.record import Header, Record, RecordLike
 from penstock.state import Entry, Table
+from penstock.state.base import KEY
 
 __all__ = ["Row", "Side"]
 
 # Another form of these bytes is another `MATCH_FORMAT`.
 _HEAD: Final = struct.Struct("<IqqqB")  # the size of the body, the event time, the offset, the timestamp, whether it is matched
+_BEFORE: Final = 16  # bytes of a key's value in the changelog that are before its rows
 _NEVER: Final = 1 << 63  # the time to live of a key: `over` removes rows
 _ENDLESS: Final = 1 << 62
 _BODY: Final = msgspec.msgpack.Decoder(tuple[bytes | None, bytes | None, list[Header]])
@@ -129,7 +131,12 @@ class Side(Table):
     def restore(self, entries: Iterable[Entry]) -> None:
         """See `Keyed.restore`."""
         self._ends = None
-        super().restore(entries)
+        given = [*entries]
+        super().restore(given)
+        for key, value in given:
+            if value is not None and key.startswith(KEY):
+                for _ in _rows(value[_BEFORE:]):
+                    pass  # what is damaged is found here, and not when its time is over
 
     def load(self, columns: Mapping[str, Array]) -> None:
         """See `Keyed.load`."""
@@ -146,5 +153,7 @@ def _rows(value: bytes) -> Iterator[Row]:
         except struct.error as error:
             raise ValueError("the rows of a key end early") from error
         at += _HEAD.size
+        if at + length > size:
+            raise ValueError("the rows of a key end early")
         yield Row(time, offset, timestamp, bool(matched), value[at : at + length])
         at += length

@@ -414,14 +414,15 @@ class Delivery:
     async def _send_on(self, scorer: _Scorer, states: States, under: Span, passes: Sequence[Pass]) -> bool:
         """Scores and sends rows that no record of now causes, and then what has changed. Returns False when the assignment has ended."""
         parcels: list[Parcel] = []
-        for one in passes:
-            found = await self._pass(scorer, one.chunk, under, joined=one)
-            if found is None or not await self._held(under):
-                return False
-            parcels += found
-        changes = self._remember.changes(states, scorer.pipeline.remembers, self._now_ms())
-        self._forwarded += 1
+        self._forwarded += 1  # a drain waits for it: the next owner must find what has gone on gone
         try:
+            for one in passes:
+                found = await self._pass(scorer, one.chunk, under, joined=one)
+                if found is None or not await self._held(under):
+                    self._passed_on()
+                    return False
+                parcels += found
+            changes = self._remember.changes(states, scorer.pipeline.remembers, self._now_ms())
             sent = await self._sink.send(parcels, under)
         except BaseException:
             self._passed_on()

@@ -122,6 +122,16 @@ def test_what_has_no_key_or_no_time_is_a_dead_letter(make: Make) -> None:
     assert bench.rows("replayed") == 1
 
 
+def test_the_key_may_be_that_of_the_records(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        f"{__name__}.TOPOLOGY", TOPOLOGY.replace("{orders: [id, shop], payments: [order, shop]}", "{orders: id, payments: key}")
+    )
+    bench = Bench(make("unmatched: drop"))
+    bench.take(order(0, "key"), order(1, "a"))
+    assert outputs(bench.take(payment(0, "a"), payment(1, "b")._replace(key=b"a"))) == [("key", "m0"), ("a", "m1")]
+    assert "key" in letters(bench.take(payment(2, "a")._replace(key=None)))[0][1]
+
+
 def test_many_partners_go_through_the_models_in_chunks(make: Make) -> None:
     bench = Bench(make("unmatched: drop"))
     bench.take(*(order(at, "a") for at in range(10)))
