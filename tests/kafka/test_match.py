@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from penstock.record import Record
+from penstock.registry.directory import DirectoryRegistry
 from penstock.testing import Broker, committed, create_topics, produce, read_all, wait_for
+from penstock.testing.models import linear
 from tests.kafka.operating import must_be_signed, penstock
 from tests.kafka.running import Job, make_job
 from tests.kafka.test_stages import workers_of
@@ -173,6 +175,31 @@ def test_two_workers_share_what_waits_and_hand_it_on(job: Job) -> None:
 def job_committed(job: Job, count: int) -> None:
     group = f"{job.group}.paid"
     wait_for(lambda: sum(committed(job.broker, group, job.source).values()) == count, f"{count} orders committed", 40, 0.3)
+
+
+def test_a_release_runs_what_waits(job: Job) -> None:
+    """It is proven on pairs that were made before, and then runs orders that came before it, with their payments and without."""
+    DirectoryRegistry(job.folder / "models").publish("double", linear([3.0]), version="2")
+    with job.run() as worker:
+        worker.wait_until_assigned()
+        orders, payments = shop(300, int(time.time() * 1000) - 2_000)
+        send(job, job.source, orders, "id")
+        send(job, f"{job.source}.payments", payments, "order")
+        wait_for(lambda: expected(orders, payments) <= answers(job).keys(), lambda: worker.log, 60, 0.3)
+        later, paid = shop(200, int(time.time() * 1000) + 12_000, first=1000)
+        send(job, job.source, later, "id")
+        job_committed(job, 500)
+        done = penstock(job, "deploy", str(job.file), "twice=double@2", "--reason", "three times", "--yes")
+        assert done.code == 0, done.err
+        send(job, f"{job.source}.payments", paid, "order")
+        wait_for(lambda: expected(later, paid) <= answers(job).keys(), lambda: worker.log, 60, 0.3)
+        assert worker.stop() == 0, worker.log
+    assert answers(job) == dict.fromkeys(expected([*orders, *later], [*payments, *paid]), 1)
+    for record in read_all(job.broker, job.sink):
+        answer, headers = json.loads(record.value or b""), dict(record.headers)
+        number = int(answer["id"][1:])
+        assert answer["y"] == number * (3 if number >= 1000 else 2)
+        assert headers["penstock-generation"] == (b"1" if number >= 1000 else b"0")
 
 
 def test_the_sides_have_as_many_partitions_or_no_worker_starts(job: Job) -> None:
