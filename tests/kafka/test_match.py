@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import time
 from collections import Counter
@@ -191,6 +192,7 @@ def test_a_release_runs_what_waits(job: Job) -> None:
         job_committed(job, 500)
         done = penstock(job, "deploy", str(job.file), "twice=double@2", "--reason", "three times", "--yes")
         assert done.code == 0, done.err
+        assert re.search(r"proven on [0-9]+ real rows: 0 of", done.err), "pairs run again with the columns that they had"
         send(job, f"{job.source}.payments", paid, "order")
         wait_for(lambda: expected(later, paid) <= answers(job).keys(), lambda: worker.log, 60, 0.3)
         assert worker.stop() == 0, worker.log

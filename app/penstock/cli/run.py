@@ -49,7 +49,8 @@ def run(
       penstock run flights --brokers localhost:9092 --workers 2
 
     Workers of one --application share the partitions, on this host and on others. Exit codes: `penstock --help`.
-    Where a node has `materialize`, each stage has separate processes, --workers each; `penstock plan` shows the stages.
+    Where a node has `materialize`, or sources are matched, each stage has separate processes, --workers each; `penstock plan` shows the
+    stages.
 
     \b
       penstock run flights --stage trees --workers 4

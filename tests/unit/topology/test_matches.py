@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from penstock.control.topics import Groups
 from penstock.errors import TopologyError
 from penstock.schema import Field, Schema
 from penstock.signature import Signature, Tensor
@@ -82,6 +83,11 @@ def test_a_stage_behind_a_match() -> None:
     assert isinstance(first.gather, Matched)
     carried = " ".join(column.field for column in last.inputs[0].columns)
     assert all(one in carried for one in ("orders_amount", "payments_fee", "payments_method"))
+
+
+def test_the_stage_has_a_consumer_group() -> None:
+    """Whose members a deploy waits for."""
+    assert Groups.of("app", parse_text(TEXT)).workers == {"": "app.shop", "paid": "app.shop.paid"}
 
 
 def test_the_drawing_has_the_match() -> None:
