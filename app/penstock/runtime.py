@@ -348,7 +348,8 @@ def digest(loaded: Loaded, bound: Mapping[str, Binding] | None = None, *others: 
     sources = [(one.name, one.format == "bytes", one.envelope, one.types, one.coerce) for one in topology.sources]
     models = {node: (one.digest, one.parameters) for node, one in (bindings(loaded) if bound is None else bound).items()}
     kinds = [one.fields for one in loaded.schemas.values()]
-    parts = [models, bare, sinks, sources, loaded.topology.matches, *others, kinds]
+    matches = [topology.matches] if topology.matches else []  # of files without any, the digest is what it was
+    parts = [models, bare, sinks, sources, *matches, *others, kinds]
     return f"sha256:{hashlib.sha256(msgspec.json.encode(_plain(parts), order='sorted')).hexdigest()}"
 
 
