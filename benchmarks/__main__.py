@@ -1,5 +1,5 @@
-"""`python -m benchmarks`: the main benchmark; `peers`, `micro`, `batch`, `joins`, `lookups`, `windows`, `letters`, `profile` and `report`
-are others.
+"""`python -m benchmarks`: the main benchmark; `peers`, `micro`, `batch`, `joins`, `lookups`, `matches`, `windows`, `letters`, `profile` and
+`report` are others.
 """
 
 from __future__ import annotations
@@ -153,6 +153,19 @@ def lookups(rows: int, rounds: int) -> None:
 
     with progress_bar() as progress:
         sheet = measure(rows, rounds, progress)
+    show(sheet)
+    out.print(where(results.machine()), markup=False, highlight=False)
+
+
+@main.command()
+@click.option("--pairs", default=100_000, show_default=True, type=click.IntRange(10_000), help="Orders of a round; 95% are paid.")
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="Rounds; figures are medians.")
+def matches(pairs: int, rounds: int) -> None:
+    """Pairs per second that a match of two streams makes, in one thread, from bytes to bytes, without Kafka."""
+    from benchmarks.matches import measure
+
+    with progress_bar() as progress:
+        sheet = measure(pairs, rounds, progress)
     show(sheet)
     out.print(where(results.machine()), markup=False, highlight=False)
 

@@ -92,6 +92,11 @@ class States:
         place.open = True
         return place.state  # type: ignore[return-value]  # a node has one kind of state
 
+    def look(self, node: str, partition: int) -> Keyed | None:
+        """Returns the state without counting anything in it; None before there is one."""
+        place = self._places.get((node, partition))
+        return None if place is None else place.state
+
     def put(self, node: str, partition: int, state: Keyed, count: int = 0) -> None:
         """Sets the state of a partition, as it was restored; `count` records of it were written since."""
         self._places[node, partition] = _Place(state, count=count)

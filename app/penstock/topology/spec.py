@@ -16,9 +16,9 @@ from penstock.schema import Coercion, Missing
 from penstock.signature import Tensor
 
 __all__ = [
-    "CONDITION", "FOUND", "Absent", "Aggregated", "Constant", "Entry", "Feature", "Input", "Join", "LookupNode", "Mark", "Materialize",
-    "ModelNode", "ModelRef", "Node", "Output", "Precomputed", "Ref", "Releases", "Requirement", "RuleNode", "Sink", "Source", "Table",
-    "Topology", "When", "WindowNode", "condition_of", "there",
+    "CONDITION", "FOUND", "Absent", "Aggregated", "Constant", "Entry", "Feature", "Input", "Join", "LookupNode", "Mark", "Match",
+    "Materialize", "ModelNode", "ModelRef", "Node", "Output", "Precomputed", "Ref", "Releases", "Requirement", "RuleNode", "Sink", "Source",
+    "Table", "Topology", "When", "WindowNode", "condition_of", "there",
 ]  # fmt: skip
 
 Format = Literal["json", "json-confluent", "avro", "avro-confluent", "protobuf", "protobuf-confluent", "bytes"]
@@ -155,6 +155,33 @@ class Table(Source):
     def keyed_by(self) -> tuple[str, ...]:
         """The fields of the key."""
         return self.key or ("key",)
+
+
+@dataclass(frozen=True, slots=True)
+class Match(Entry):
+    """A source whose events are pairs: an event of the source `left`, and one of `right` with the same key whose time is near.
+
+    `by` are the fields of the key, of the left event and of the right one. The right event is at most `within_ms` later than the left one,
+    and at most `before_ms` earlier. A left event without a partner is dropped, or kept with null in the place of the right one. It has
+    none when the right topic is read `lateness_ms` beyond its time. `ahead_ms` is how far ahead of the clock an event may be, and
+    `max_keys` bounds the keys of a side of a partition.
+    """
+
+    name: str
+    left: str
+    right: str
+    by: tuple[tuple[str, ...], tuple[str, ...]]
+    within_ms: int
+    before_ms: int = 0
+    unmatched: Literal["drop", "keep"] = "drop"
+    lateness_ms: int = 60_000
+    ahead_ms: int = 3_600_000
+    max_keys: int = 10_000_000
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        """The names of the sources that it reads."""
+        return self.left, self.right
 
 
 @dataclass(frozen=True, slots=True)
@@ -413,12 +440,16 @@ class Topology(Entry):
     providers: tuple[Provider, ...] = ()
     precomputed: Precomputed | None = None
     tables: tuple[Table, ...] = ()
+    matches: tuple[Match, ...] = ()
 
     def source(self, name: str) -> Source | None:
         return next((source for source in self.sources if source.name == name), None)
 
     def table(self, name: str) -> Table | None:
         return next((table for table in self.tables if table.name == name), None)
+
+    def match(self, name: str) -> Match | None:
+        return next((match for match in self.matches if match.name == name), None)
 
     def node(self, name: str) -> Node | None:
         return next((node for node in self.nodes if node.name == name), None)
