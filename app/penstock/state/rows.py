@@ -157,11 +157,11 @@ class Rows:
             held[0] = _Held(one.time, one.key, place)
             return place
         new = _Held(one.time, one.key, self._room())
+        self._link(one.key, one.owner)
         if held is None:
             self._owners[one.owner] = [new]
         else:
-            self._insert(one.owner, held, new, now)
-        self._link(one.key, one.owner)
+            self._insert(one.owner, held, new, now)  # which forgets it at once, if it was replaced before the history begins
         return new.place
 
     def _insert(self, owner: bytes, held: list[_Held], new: _Held, now: int) -> None:

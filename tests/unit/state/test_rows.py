@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from penstock.signature import Tensor
@@ -25,6 +25,7 @@ ROW = st.fixed_dictionaries(
         "new": st.one_of(st.none(), st.booleans()),
     }
 )
+BLANK: dict[str, Any] = dict.fromkeys(one.name for one in COLUMNS)
 Given = tuple[Change, dict[str, Any] | None]
 CHANGES: st.SearchStrategy[list[Given]] = st.lists(
     st.one_of(
@@ -74,6 +75,7 @@ def test_the_last_row_of_an_owner_counts(changes: list[Given], size: int) -> Non
     assert len(rows) == sum(one.key is not None for one, _ in last.values())
 
 
+@example([(Change(b"r1", None, 1), None), (Change(b"r1", None, 2), None), (Change(b"r1", b"a", 0), BLANK)], 1, 1)  # it is forgotten at once
 @given(CHANGES, st.integers(1, 9), st.integers(1, 70))
 def test_with_a_history_a_key_has_the_row_of_a_time(changes: list[Given], size: int, history: int) -> None:
     """Of equal times the later record counts, a removal is of what was read before. Before the history nothing is promised."""
