@@ -1,5 +1,5 @@
-"""`python -m benchmarks`: the main benchmark; `peers`, `micro`, `batch`, `joins`, `lookups`, `windows`, `letters`, `profile` and `report`
-are others.
+"""`python -m benchmarks`: the main benchmark; `peers`, `micro`, `batch`, `joins`, `lookups`, `matches`, `windows`, `letters`, `profile` and
+`report` are others.
 """
 
 from __future__ import annotations
@@ -158,14 +158,29 @@ def lookups(rows: int, rounds: int) -> None:
 
 
 @main.command()
-@click.option("--keys", default=1_000_000, show_default=True, type=click.IntRange(1000), help="Number of keys.")
-def windows(keys: int) -> None:
-    """Updates per second of keyed windows on one core, their memory, and their restart, without Kafka."""
-    from benchmarks.windows import measure
+@click.option("--pairs", default=100_000, show_default=True, type=click.IntRange(10_000), help="Orders of a round; 95% are paid.")
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="Rounds; figures are medians.")
+def matches(pairs: int, rounds: int) -> None:
+    """Pairs per second that a match of two streams makes, in one thread, from bytes to bytes, without Kafka."""
+    from benchmarks.matches import measure
 
     with progress_bar() as progress:
-        sheet = measure(keys, progress)
+        sheet = measure(pairs, rounds, progress)
     show(sheet)
+    out.print(where(results.machine()), markup=False, highlight=False)
+
+
+@main.command()
+@click.option("--keys", default=1_000_000, show_default=True, type=click.IntRange(1000), help="Number of keys.")
+@click.option("--kafka", is_flag=True, help="Also restarts from changelogs on Kafka: a million keys take 4 GB of disk and of memory.")
+@click.option("--bootstrap", help="Brokers for that (HOST:PORT). [default: Kafka in a container, or from Maven Central with Java]")
+def windows(keys: int, kafka: bool, bootstrap: str | None) -> None:
+    """Updates per second of keyed windows on one core, memory, restart, and the errors of sketches."""
+    from benchmarks.windows import errors, measure
+
+    with progress_bar() as progress:
+        sheet = measure(keys, progress, kafka=kafka, bootstrap=bootstrap)
+    show(sheet, errors())
     out.print(where(results.machine()), markup=False)
 
 

@@ -139,7 +139,7 @@ def load(
     in a schema, a missing model, names and types that do not fit. Models are not loaded, and their files are not verified; `prepare`
     does that. With `absent`, a missing model is a problem only in `prepare`: the control log may bind another one. The `schema_registry` is
     asked for what sources and sinks of avro-confluent and protobuf-confluent do not find in `ids/`; raises TransportError when it has to
-    answer and does not. `forgets` names a caller that remembers nothing between events: for it, each window and lookup is a problem.
+    answer and does not. `forgets` names a caller that remembers nothing between events: for it, each window, lookup and match is a problem.
     """
     topology = path if isinstance(path, Topology) else parse(path)
     shelf = _Shelf(topology.file, models, schemas, schema_registry)
@@ -173,22 +173,27 @@ def load(
     )
 
 
-def forgotten(topology: Topology, who: str, fix: str = "", *, nodes: Collection[str] | None = None) -> list[Problem]:
+def forgotten(topology: Topology, who: str, fix: str = "", *, nodes: Collection[str] | None = None, matches: bool = True) -> list[Problem]:
     """Returns a problem for each window and lookup among the `nodes` (None: all) of a topology for `who`, which knows no other events.
+
+    So too for each match, where `matches` are asked for.
 
     `fix` is what to do; by default, to run what does remember.
     """
     run = "run the topology as a stream (penstock run)"
-    problems = []
+    compute = f"{run}; or compute the features of a range of events: penstock features"
+    found = [
+        (one.mark, f"sources.{one.name}: a match depends on earlier events, and {who} keeps none", run)
+        for one in (topology.matches if matches else ())
+    ]
     for one in topology.remembering:
-        if nodes is None or one.name in nodes:
-            if isinstance(one, WindowSpec):
-                what = f"a window depends on earlier events, and {who} keeps none"
-                do = f"{run}; or compute the features of a range of events: penstock features"
-            else:
-                what, do = f"a lookup reads the table {one.table}, and {who} has none", run
-            problems.append(Problem(topology.file, one.mark.line, one.mark.column, f"nodes.{one.name}: {what}", fix or do))
-    return problems
+        if nodes is not None and one.name not in nodes:
+            continue
+        if isinstance(one, WindowSpec):
+            found.append((one.mark, f"nodes.{one.name}: a window depends on earlier events, and {who} keeps none", compute))
+        else:
+            found.append((one.mark, f"nodes.{one.name}: a lookup reads the table {one.table}, and {who} has none", run))
+    return [Problem(topology.file, mark.line, mark.column, message, fix or do) for mark, message, do in found]
 
 
 def derived(loaded: Loaded, topology: Topology, schemas: Mapping[str, Schema] | None = None) -> Loaded:
@@ -209,16 +214,16 @@ def derived(loaded: Loaded, topology: Topology, schemas: Mapping[str, Schema] | 
 
 
 def shares(loaded: Loaded, prefix: str) -> dict[str, Loaded]:
-    """Returns what each process runs of the topology on Kafka, by its name; {"": loaded} where no node is materialised.
+    """Returns what each process runs of the topology on Kafka, by its name; {"": loaded} where nothing is materialised or matched.
 
     `prefix` begins the topics between the stages that the file does not name. Raises TopologyError for columns that no topic holds, for
     topics that carry something else as well, and for models that the file names and the registry lacks: the types of the topics follow
     from them.
     """
     found = cut(loaded.wiring, prefix)
-    if not found.between:
+    if [*found.processes] == [""]:
         return {"": loaded}
-    if loaded.absent:
+    if loaded.absent and found.between:
         raise TopologyError(loaded.absent)
     clashes = stage_clashes(loaded.topology, prefix)
     schemas, problems = {}, [Problem(loaded.topology.file, mark.line, mark.column, message, fix) for mark, message, fix in clashes]
@@ -389,7 +394,8 @@ def digest(loaded: Loaded, bound: Mapping[str, Binding] | None = None, *others: 
     sources = [(one.name, one.format == "bytes", one.envelope, one.types, one.coerce) for one in (*topology.sources, *topology.tables)]
     models = {node: (one.digest, one.parameters) for node, one in (bindings(loaded) if bound is None else bound).items()}
     kinds = [one.fields for one in loaded.schemas.values()]
-    parts = [models, bare, sinks, sources, *others, kinds]
+    matches = [topology.matches] if topology.matches else []  # of files without any, the digest is what it was
+    parts = [models, bare, sinks, sources, *matches, *others, kinds]
     return f"sha256:{hashlib.sha256(msgspec.json.encode(_plain(parts), order='sorted')).hexdigest()}"
 
 

@@ -32,6 +32,7 @@ HOMES = {
     "yaml": ("topology/document.py",),
     "prometheus_client": ("telemetry/export.py",),
     "jwt": ("access/",),
+    "datasketches": ("windows/sketches.py",),
     "starlette": ("serving/app.py",),
     "uvicorn": ("serving/app.py", "serving/connections.py"),
     "redis": ("stores/redis.py",),

@@ -17,6 +17,7 @@ SCHEMA = {
     "name": "Payment",
     "fields": [
         {"name": "card", "type": "string"},
+        {"name": "shop", "type": ["null", "string"], "default": None},
         {"name": "amount", "type": ["null", "double"]},
         {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}},
     ],
@@ -36,13 +37,13 @@ def at(time: str) -> int:
 
 
 def test_there_is_an_example_of_each_rule() -> None:
-    assert len(EXAMPLES) == 8
+    assert len(EXAMPLES) == 9
 
 
 @pytest.mark.parametrize(("block", "table"), EXAMPLES)
 def test_the_example_is_true(tmp_path: Path, block: str, table: str) -> None:
     given = rows(table)
-    features = [name for name in given[0] if name not in ("time", "card", "amount")]
+    features = [name for name in given[0] if name not in ("time", "card", "shop", "amount")]
     window = {"kind": "window", "over": ["1h"], "hops": 4, **yaml.safe_load(block)}
     (tmp_path / "payment.avsc").write_text(json.dumps(SCHEMA))
     topology = {
@@ -53,7 +54,9 @@ def test_the_example_is_true(tmp_path: Path, block: str, table: str) -> None:
     }
     (tmp_path / "cards.yaml").write_text(yaml.safe_dump(topology, sort_keys=False))
     driver = TopologyDriver(tmp_path / "cards.yaml", schemas=tmp_path, models=tmp_path)
-    driver.send("payments", *({"card": one["card"], "amount": json.loads(one["amount"]), "at": at(one["time"])} for one in given))
+    events = [{"card": one["card"], "amount": json.loads(one["amount"]), "at": at(one["time"])} for one in given]
+    shops = [{"shop": one["shop"] if one["shop"] != "null" else None} if "shop" in one else {} for one in given]
+    driver.send("payments", *(event | shop for event, shop in zip(events, shops, strict=True)))
     assert [{name: one[name] for name in features} for one in driver.events("out")] == [
         {name: json.loads(one[name]) for name in features} for one in given
     ]

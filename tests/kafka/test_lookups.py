@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from penstock.record import Record
-from penstock.testing import Broker, produce, wait_for
+from penstock.testing import Broker, create_topics, produce, wait_for
 from tests.kafka.operating import must_be_signed, penstock
 from tests.kafka.running import Job, delete_topic, make_job
 
@@ -190,12 +190,20 @@ def test_with_a_history_an_event_sees_the_row_of_its_time(job: Job) -> None:
         assert worker.stop() == 0, worker.log
 
 
-def test_a_missing_table_ends_the_start(job: Job) -> None:
-    shop = Shop(job)
+def test_a_missing_table_ends_the_start_and_one_that_forgets_is_reported(job: Job) -> None:
+    shop = Shop(job, history=", history: 7d")
     delete_topic(job.broker, shop.items)
     with job.run() as worker:
         assert worker.process.wait(30) == 5
         assert f"no such topic: {shop.items}" in worker.log
+    for config, said in (
+        ({"cleanup.policy": "delete"}, "cleanup.policy=delete: rows of the table go when"),
+        ({}, "min.compaction.lag.ms=0"),
+    ):
+        create_topics(job.broker, {shop.items: 2}, {"cleanup.policy": "compact", **config})
+        done = penstock(job, "validate", "--live", str(job.file))
+        assert said in " ".join(done.out.split()), done.out
+        delete_topic(job.broker, shop.items)
 
 
 def test_features_have_the_rows_of_the_stream(job: Job) -> None:
@@ -218,3 +226,7 @@ def test_features_have_the_rows_of_the_stream(job: Job) -> None:
         assert done.code == 0, done.err
         found = [json.loads(line) for line in out.read_text().splitlines()]
         assert {one["id"]: (one["found_price"], one["maker_country"]) for one in found} == wanted
+    refused = ["--out", str(job.folder / "none.ndjson"), "--table", "makers=rows.ndjson"]
+    done = penstock(job, "features", str(job.file), "--in", f"kafka://{job.source}", *refused)
+    assert done.code == 2
+    assert "tables.makers: its key is that of its records, which files do not have (name the fields" in " ".join(done.err.split())

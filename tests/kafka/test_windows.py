@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from confluent_kafka.admin import AdminClient
 
@@ -43,9 +44,11 @@ nodes:
     by: card
     over: [10s, 60s]
     hops: 10
-    features: {{n: count, total: sum(x), last: last(x)}}
+    features: {{n: count, total: sum(x), last: last(x), kinds: distinct(x), high: "quantile(x, 0.9)"}}
 sinks:
-  doubled: {{topic: {sink}, fields: {{id: id, n: lately.n_10s, total: lately.total_60s, last: lately.last_60s}}}}
+  doubled:
+    topic: {sink}
+    fields: {{id: id, n: lately.n_10s, total: lately.total_60s, last: lately.last_60s, kinds: lately.kinds_60s, high: lately.high_60s}}
 """
 REKEYED = """\
 topology: doubles
@@ -119,7 +122,9 @@ def expected(events: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         values = [each["x"] for each in within(60) if each["x"] is not None]
         by_time = [each for each in within(60) if each["x"] is not None]
         last = max(enumerate(by_time), key=lambda at: (at[1]["at"], at[0]))[1]["x"] if by_time else None
-        found[one["id"]] = {"id": one["id"], "n": len(within(10)), "total": sum(values), "last": last}
+        high = float(np.quantile(values, 0.9)) if values else None
+        answer = {"n": len(within(10)), "total": sum(values), "last": last, "kinds": len({*values}), "high": high}
+        found[one["id"]] = {"id": one["id"], **answer}
         before.append(one)
     return found
 

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-TRIED = ("signing", "extensions", "jwt", "redis", "postgres", "cassandra")  # the extras whose floors are
+TRIED = ("signing", "extensions", "jwt", "redis", "postgres", "cassandra", "sketches")  # the extras whose floors are
 DIRECT = [*PROJECT["dependencies"], *(each for extra in TRIED for each in PROJECT["optional-dependencies"][extra])]
 # Why each of them: docs/decisions/0014-wheels.md
 EXACT = {"faust-streaming", "mode-streaming", "aiokafka", "model-signing"}

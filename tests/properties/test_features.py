@@ -40,6 +40,10 @@ FEATURES: Final = {
     "of_large": "mean(amount) where large.yes",
     **{one: f"{one}(amount)" for one in OF_VALUES},
     "values": "last_k(amount, 2)",
+    "ids": "distinct(id) where large.yes",
+    "amounts": "distinct(amount)",
+    "flags": "distinct(online)",
+    "high": "quantile(amount, 0.9)",
 }
 # What the window of a card reads stands behind a node that reads it, and a window with a condition beside it.
 TOPOLOGY: Final = """\

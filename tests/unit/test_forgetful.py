@@ -14,6 +14,7 @@ from penstock.errors import TopologyError
 from penstock.integrations.pinned import pin
 from penstock.integrations.storm import _serving
 from penstock.settings import Settings
+from penstock.testing import TopologyDriver
 
 SCHEMA = '{"type": "record", "name": "Payment", "fields": [{"name": "card", "type": "string"}, {"name": "at", "type": "long"}]}'
 TOPOLOGY = """\
@@ -61,6 +62,30 @@ def test_service() -> None:
     command = [sys.executable, "-m", "penstock", "serve", "payments.yaml", "--http", "127.0.0.1:0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, SAYS.format("a service") in done.stderr) == (2, True), done.stderr
+
+
+MATCH = """\
+topology: shop
+sources:
+  payments: {topic: payments, schema: payment.avsc, time: at}
+  visits: {topic: visits, schema: payment.avsc, time: at}
+  both: {match: {left: payments, right: visits, by: card, within: 1m}}
+nodes:
+  card: {kind: rule, outputs: {of: both.payments.card}}
+sinks: {out: {topic: out, fields: {card: card.of}}}
+"""
+
+
+def test_matches(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("shop.yaml").write_text(MATCH)
+    assert main(["batch", "shop.yaml", "--in", "in.ndjson", "--out", "out.ndjson"]) == 2
+    assert "shop.yaml:5:3: sources.both: a match depends on earlier events, and penstock batch keeps none" in capfd.readouterr().err
+    with pytest.raises(TopologyError, match=r"sources\.both: .* and a program keeps none"):
+        penstock.open("shop.yaml")
+    with pytest.raises(TopologyError, match=r"sources\.both: .* and a test keeps none"):
+        TopologyDriver("shop.yaml")
+    with pytest.raises(TopologyError, match=r"sources\.both: .* and a task of an engine keeps none"):
+        pin("shop.yaml")
 
 
 def test_programs() -> None:

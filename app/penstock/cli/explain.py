@@ -104,6 +104,8 @@ def _show_input(found: Explanation) -> None:
         _print(f"  not an event: {_text(came.value)}")
         return
     _rows((name, "", _text(value)) for name, value in found.rerun.event.items())
+    if found.partner is not None:
+        _print(f"  matched with {found.partner.position}: {_text(found.partner.value)}")
 
 
 def _show_run(run: Run) -> None:
@@ -221,6 +223,7 @@ def _document(found: Explanation) -> dict[str, Any]:
             "timestamp": came.timestamp,
             "key": _plain(came.key),
             "event": _plain(found.rerun.event),
+            **({} if found.partner is None else {"partner": str(found.partner.position)}),
         },
         "nodes": [_run(run) for run in found.rerun.runs],
         "outputs": [

@@ -85,7 +85,7 @@ def _models(loaded: Loaded, settings: Settings) -> Finding:
     """Loads every model as a worker does: signature, digest, golden records."""
     runtime.prepare(loaded, settings, warm_rows=1)
     versions = ", ".join(dict.fromkeys(map(str, loaded.artifacts.values())))
-    return Finding("models", "ok", f"verified and loaded: {versions}")
+    return Finding("models", "ok", f"verified and loaded: {versions or 'the topology has none'}")
 
 
 def _trust(loaded: Loaded, settings: Settings) -> Finding:
@@ -106,7 +106,7 @@ def _configuration(admin: Admin, loaded: Loaded, settings: Settings) -> Iterator
     topology, wrong, known = loaded.topology, [], True
     releases = Topics.declared(settings.application, topology)
     needs = {releases.control: CONTROL_CONFIG, releases.status: STATUS_CONFIG} if settings.releases else {}
-    found = admin.configs([*needs, *(topic for one in topology.sources for topic in (one.topic, one.dead_letter))])
+    found = admin.configs([*needs, *(topic for one in topology.sources for topic in (one.topic, one.dead_letter)), *_tables(loaded)])
     for topic, wanted in needs.items():
         known &= topic in found
         for name, value in wanted.items():
@@ -115,6 +115,16 @@ def _configuration(admin: Admin, loaded: Loaded, settings: Settings) -> Iterator
                 wrong.append(
                     Finding("topics", "failed" if name in _NEEDED else "warning", f"{topic} has {name}={there}, not {value}: {fix}")
                 )
+    for topic, history in _tables(loaded).items():
+        known &= topic in found
+        if topic in found and "delete" in (policy := found[topic].get("cleanup.policy", "")):
+            fix = f"kafka-configs --alter --entity-type topics --entity-name {topic} --add-config cleanup.policy=compact"
+            text = f"{topic} has cleanup.policy={policy}: rows of the table go when they are old; {fix}"
+            wrong.append(Finding("topics", "warning", text))
+        elif topic in found and (lag := int(found[topic].get("min.compaction.lag.ms", "0"))) < history:
+            fix = f"kafka-configs --alter --entity-type topics --entity-name {topic} --add-config min.compaction.lag.ms={history}"
+            text = f"{topic} has min.compaction.lag.ms={lag}: rows may go before the history of the table ends; {fix}"
+            wrong.append(Finding("topics", "warning", text))
     for source in topology.sources:
         known &= {source.topic, source.dead_letter} <= found.keys()
         if {source.topic, source.dead_letter} <= found.keys():
@@ -129,6 +139,11 @@ def _configuration(admin: Admin, loaded: Loaded, settings: Settings) -> Iterator
         yield Finding("topics", "ok", "their configuration is what Penstock needs")
 
 
+def _tables(loaded: Loaded) -> dict[str, int]:
+    """Returns the history, ms, of each table that is read, by its topic."""
+    return {topic: max(one.history_ms for one in loaded.topology.tables if one.topic == topic) for topic in topics.tables(loaded).values()}
+
+
 def _access(admin: Admin, loaded: Loaded, settings: Settings, group: str) -> Iterator[Finding]:
     """What the worker's user may do, as docs/security.md lists it."""
     topology = loaded.topology
@@ -136,6 +151,7 @@ def _access(admin: Admin, loaded: Loaded, settings: Settings, group: str) -> Ite
     needed |= {topic: {"READ", "WRITE"} for topic in topics.changelogs(loaded, settings).values()}
     for source in (one.source for stage in loaded.wiring.stages for one in stage.inputs):
         needed[source.topic] = needed.get(source.topic, set()) | {"READ"}
+    needed |= {topic: {"READ"} for topic in topics.tables(loaded).values()}
     if settings.releases:
         control, status = Topics.declared(settings.application, topology)
         back = topology.releases.on_invalid == "rollback"

@@ -49,7 +49,8 @@ def run(
       penstock run flights --brokers localhost:9092 --workers 2
 
     Workers of one --application share the partitions, on this host and on others. Exit codes: `penstock --help`.
-    Where a node has `materialize`, each stage has separate processes, --workers each; `penstock plan` shows the stages.
+    Where a node has `materialize`, or sources are matched, each stage has separate processes, --workers each; `penstock plan` shows the
+    stages.
 
     \b
       penstock run flights --stage trees --workers 4
@@ -109,7 +110,7 @@ def _load(file: Path, settings: Settings, *, dry: bool) -> dict[str, Loaded]:
 def _processes(file: Path, stages: Sequence[str], settings: Settings) -> list[str]:
     """Returns the processes to run: those of these stages, or all. Raises SettingsError for a stage that the topology does not have."""
     declared = parse(file)
-    if not stages and all(node.materialize is None for node in declared.nodes):
+    if not stages and not declared.matches and all(node.materialize is None for node in declared.nodes):
         return [""]  # the models need not be looked at here
     there = {stage.name: process for process, loaded in _load(file, settings, dry=True).items() for stage in loaded.wiring.stages}
     for name in stages:

@@ -51,7 +51,7 @@ def needed(topology: Topology, application: str) -> dict[str, Need]:
         roles.setdefault(source.dead_letter, []).append(f"dead letters of {source.name}")
     for node, (topic, _) in between.items():
         roles.setdefault(letters_of(topic), []).append(f"dead letters behind {node}")
-    logs = _changelogs(topology, application) if topology.windows else {}
+    logs = _changelogs(topology, application) if topology.windows or topology.matches else {}
     for node, (topic, _) in logs.items():
         roles.setdefault(topic, []).append(f"what {node} remembers")
     configs = {
@@ -73,11 +73,13 @@ def _kept(table: Table) -> dict[str, str]:
 
 
 def _changelogs(topology: Topology, application: str) -> dict[str, tuple[str, dict[str, str]]]:
-    """Returns the topic of what each window remembers and its configuration, by node."""
+    """Returns the topic of what each window and each side of a match remembers, and its configuration, by node."""
     from penstock.nodes.window import changelogs
+    from penstock.topology.matches import changelogs as changelogs_of_matches
     from penstock.transports.kafka.changelog import CHANGELOG_CONFIG
 
-    found = changelogs(topology, f"{application}.{topology.name}")
+    prefix = f"{application}.{topology.name}"
+    found = changelogs(topology, prefix) | changelogs_of_matches(topology, prefix)
     return {node: (topic, dict(CHANGELOG_CONFIG)) for node, topic in found.items()}
 
 

@@ -28,10 +28,11 @@ from penstock.signature import Tensor
 from penstock.topology.draw import mermaid, text
 from penstock.topology.find import find
 from penstock.topology.kinds import kind_of
+from penstock.topology.matches import changelogs as changelogs_of_matches
 from penstock.topology.parameters import shown
 from penstock.topology.parse import parse
 from penstock.topology.spec import LookupNode, ModelNode, Source, When, there
-from penstock.topology.wiring import Emit, Feed, Input, Joined, Part, Stage, Step
+from penstock.topology.wiring import Emit, Feed, Input, Joined, Matched, Part, Stage, Step
 
 __all__ = ["draw", "plan", "validate"]
 
@@ -71,6 +72,8 @@ def validate(ctx: click.Context, /, topology: Path, settings: Settings, live: bo
         ctx.exit(_live(loaded, settings, form))
     counts = {part: len(getattr(loaded.topology, part)) for part in ("sources", "nodes", "sinks")}
     counts["nodes"] -= len(loaded.topology.conditions)
+    if loaded.topology.tables:
+        counts["tables"] = len(loaded.topology.tables)
     if form == "json":
         print_json({"valid": True, "problems": [], "topology": loaded.topology.name, **counts})
     else:
@@ -125,20 +128,22 @@ def plan(topology: Path, settings: Settings, rules: Path | None, form: str) -> N
         (stage, group_of(settings.application, name, process), share) for process, share in shares.items() for stage in share.wiring.stages
     ]
     hops = [] if (cut := stages[0][2].share) is None else [hop(one, cut.schemas[node]) for node, one in cut.between.items()]
-    logs = changelogs(loaded.topology, f"{settings.application}.{name}")
+    staged = cut is not None
+    prefix = f"{settings.application}.{name}"
+    logs = changelogs(loaded.topology, prefix) | changelogs_of_matches(loaded.topology, prefix)
     if form == "json":
-        made = [{**_stage(stage, loaded), **({"group": group} if hops else {})} for stage, group, _ in stages]
+        made = [{**_stage(stage, loaded), **({"group": group} if staged else {})} for stage, group, _ in stages]
         between = {"between": [asdict(one) for one in hops]} if hops else {}
         print_json({"topology": name, "stages": made, **between, **({"changelogs": logs} if logs else {})})
         return
     for stage, group, _ in stages:
-        if hops:
+        if staged:
             out.print(Text.assemble((f"stage {stage.name}", "bold"), f": consumer group {group}\n"))
         _print_stage(stage, loaded)
     if hops:
         _print_hops(hops)
     if logs:
-        shown = table("what windows remember, with as many partitions as what their stage reads", "node", "topic")
+        shown = table("what is remembered, with as many partitions as what its stage reads", "node", "topic")
         for node, topic in logs.items():
             _add(shown, node, topic)
         out.print(shown)
@@ -180,6 +185,7 @@ def _stage(stage: Stage, loaded: Loaded) -> dict[str, Any]:
     return {
         "stage": stage.name,
         "inputs": [_input(one, loaded) for one in stage.inputs],
+        **({"match": _matched(stage.gather)} if isinstance(stage.gather, Matched) else {}),
         "steps": [_step(step, loaded) for step in stage.steps],
         "sinks": [_sink(emit) for emit in stage.emits],
     }
@@ -241,6 +247,8 @@ def _print_stage(stage: Stage, loaded: Loaded) -> None:
         _print_input(one, loaded)
     if isinstance(stage.gather, Joined):
         out.print(f"{_joined(stage.gather)}\n", markup=False)
+    elif isinstance(stage.gather, Matched):
+        out.print(f"{_matched(stage.gather)}\n", markup=False)
     steps = table("steps", "", "node", "model", "inputs", "outputs read")
     for number, step in enumerate(stage.steps, 1):
         outputs = "\n".join(_outputs(step))
@@ -261,6 +269,14 @@ def _joined(gather: Joined) -> str:
     wanted = "all" if quorum.need == len(quorum.members) else f"{quorum.need} of {len(quorum.members)}"
     required = f", {' and '.join(sorted(quorum.require))} among them" if quorum.require else ""
     return f"joined by the event's id: {wanted}{required}, within {quorum.within} ms"
+
+
+def _matched(gather: Matched) -> str:
+    match = gather.match
+    keys = ", ".join(f"{left} = {right}" for left, right in zip(*gather.by, strict=True))
+    before = f"at most {match.before_ms / 1000:g} s before and " if match.before_ms else ""
+    alone = f"one of {match.left} without a partner has null for {match.right}" if match.unmatched == "keep" else "others are dropped"
+    return f"matched by {keys}: {match.right} {before}at most {match.within_ms / 1000:g} s after {match.left}; {alone}"
 
 
 def _print_input(one: Input, loaded: Loaded) -> None:

@@ -59,7 +59,8 @@ class Groups(NamedTuple):
     @classmethod
     def of(cls, application: str, topology: Topology) -> Groups:
         apart = [node.name for node in topology.nodes if node.materialize is not None]
-        stages = ["", *apart, *(sink.name for sink in topology.sinks if apart)]
+        matches = (match.name for match in topology.matches)
+        stages = ["", *matches, *apart, *(sink.name for sink in topology.sinks if apart)]
         return cls({one: group_of(application, topology.name, one) for one in stages}, f"{application}.{topology.name}.services")
 
 

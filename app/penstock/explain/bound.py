@@ -28,6 +28,7 @@ from penstock.registry.open import open_cache, open_registry
 from penstock.runtime import Loaded
 from penstock.settings import Settings
 from penstock.topology.spec import ModelRef, Topology
+from penstock.topology.wiring import Matched
 
 __all__ = ["Bound", "bound_now", "bound_then", "load_bound", "load_stage"]
 
@@ -168,7 +169,8 @@ def load_stage(topology: Topology, bound: Bound, settings: Settings, topic: str)
     """
     whole = _loaded(topology, bound, settings)
     shares = runtime.shares(whole, f"{settings.application}.{topology.name}")
-    found = {read: (share, stage) for share in shares.values() for stage in share.wiring.stages for read in stage.topics}
+    stages = [(share, stage) for share in shares.values() for stage in share.wiring.stages if not isinstance(stage.gather, Matched)]
+    found = {read: (share, stage) for share, stage in stages for read in stage.topics}
     if topic not in found:
         raise ConfigError(Problem(topology.file, 0, 0, f"no stage reads the topic {topic}", "explain with the file that the workers run"))
     share, stage = found[topic]
@@ -176,7 +178,7 @@ def load_stage(topology: Topology, bound: Bound, settings: Settings, topic: str)
         message = f"the stage {stage.name} joins {' and '.join(stage.topics)}, behind windows: one of these records does not make the row"
         raise ConfigError(Problem(topology.file, 0, 0, message, "explain the answers of its members, from the topics that it reads"))
     fix = "add materialize: true to it: what the stages behind it write can be explained"
-    if problems := runtime.forgotten(topology, "a record alone", fix, nodes={step.node.name for step in stage.steps}):
+    if problems := runtime.forgotten(topology, "a record alone", fix, nodes={step.node.name for step in stage.steps}, matches=False):
         raise TopologyError(problems)
     return share, runtime.prepare(share, settings, warm_rows=1), stage.name
 

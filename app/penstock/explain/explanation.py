@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from penstock.errors import ConfigError, DecodeError, Problem, RecordMissing, SchemaError, TopicMissing, Untraceable
+from penstock.errors import ConfigError, DecodeError, Problem, RecordMissing, SchemaError, TopicMissing, TopologyError, Untraceable
 from penstock.explain.bound import Bound, bound_now, bound_then, load_bound, load_stage
 from penstock.explain.comparison import Compared, Verdict, compare, compare_values, worst
 from penstock.explain.provenance import DeadLetter, Origin, provenance
 from penstock.explain.rerun import Rerun, read_event, rerun
 from penstock.pipeline import Program
-from penstock.pipeline.letters import ID
+from penstock.pipeline.letters import ID, MATCH
 from penstock.record import Position, Record
-from penstock.runtime import Loaded
+from penstock.runtime import Loaded, forgotten
 from penstock.settings import Settings
 from penstock.topology.parse import parse
 from penstock.topology.spec import Source, Topology
 from penstock.topology.stages import topics_between
+from penstock.topology.wiring import Matched
 from penstock.transports.kafka.lookup import read_at
 
 __all__ = ["Comparison", "Explanation", "explain"]
@@ -41,7 +42,8 @@ class Explanation:
     """The record at a position, and everything that made it.
 
     For a prediction, `comparison` is None when the run again gives no output for its topic. For a dead letter, `recorded` is the
-    failure that was written with it, and `now` whether it was run through what is active today, not through what failed on it.
+    failure that was written with it, and `now` whether it was run through what is active today, not through what failed on it. Of a pair,
+    `input` is the left record, and `partner` the right one.
     """
 
     record: Record
@@ -53,6 +55,7 @@ class Explanation:
     comparison: Comparison | None = None
     recorded: DeadLetter | None = None
     now: bool = False
+    partner: Record | None = None
 
     @property
     def event_id(self) -> str:
@@ -83,17 +86,23 @@ def explain(position: Position, settings: Settings, topology: Topology | None = 
         return _explain_dead_letter(record, said, settings, topology, now=now)
     topology = topology or _named(said.topology, position, settings)
     source = _source_of(said, topology, position)
+    paired = _paired(record, topology)
     bound = bound_then(said, topology, position, settings)  # 2
-    at = said.last if topology.remembering else said.source
+    at = said.last if topology.remembering and paired is None else said.source
     try:
         came = read_at(settings, at)  # 3
     except (RecordMissing, TopicMissing) as error:
         raise type(error)(f"{position}: the input that it was made from is gone: {error}") from error
-    loaded, program, stage = _loaded(topology, bound, settings, at.topic, source, said.missing)
+    partner = _partner(paired, position, settings)
+    if paired is None:
+        loaded, program, stage = _loaded(topology, bound, settings, at.topic, source, said.missing)
+    else:
+        loaded, program = load_bound(topology, bound, settings)
+        stage = _stage_of(program, at.topic, paired, topology, position)
     _same_rules(said, loaded, position)
-    again = rerun(loaded, program, stage, came)  # 4
+    again = rerun(loaded, program, stage, came, paired is not None, partner)  # 4
     source = program.plan.stages[stage].wired.source
-    return Explanation(record, topology, bound, source, came, again, _compare(record, again, loaded))  # 5
+    return Explanation(record, topology, bound, source, came, again, _compare(record, again, loaded), partner=partner)  # 5
 
 
 def _loaded(
@@ -106,7 +115,13 @@ def _loaded(
     """
     if source is None or topology.remembering:
         return load_stage(topology, bound, settings, topic)
-    return *load_bound(topology, bound, settings, missing), source.name
+    loaded, program = load_bound(topology, bound, settings, missing)
+    if source.name not in program.plan.stages:
+        message = f"the events of {source.name} are only matched, and none of them is run alone"
+        raise ConfigError(
+            Problem(topology.file, source.mark.line, source.mark.column, message, "the header __streams.errors.message has the reason")
+        )
+    return loaded, program, source.name
 
 
 def _explain_dead_letter(record: Record, said: DeadLetter, settings: Settings, topology: Topology | None, *, now: bool) -> Explanation:
@@ -118,7 +133,8 @@ def _explain_dead_letter(record: Record, said: DeadLetter, settings: Settings, t
     if topology is None:
         assert said.origin is not None
         topology = _named(said.origin.topology, position, settings)
-    if not topology.remembering:
+    paired = _paired(said.input, topology)
+    if not topology.remembering or paired is not None:
         said = _entered(said, topology, settings)
     origin = None if now else said.origin
     if origin is not None:
@@ -131,11 +147,17 @@ def _explain_dead_letter(record: Record, said: DeadLetter, settings: Settings, t
             came = read_at(settings, came.position)
         except (RecordMissing, TopicMissing) as error:
             raise type(error)(f"{position}: the dead letter was cut, and the record that it was made from is gone: {error}") from error
-    loaded, program, stage = _loaded(topology, bound, settings, came.topic, source)
+    partner = _partner(paired, position, settings)
+    if paired is None:
+        loaded, program, stage = _loaded(topology, bound, settings, came.topic, source)
+    else:
+        loaded, program = load_bound(topology, bound, settings)
+        stage = _stage_of(program, came.topic, paired, topology, position)
     if origin is not None:
         _same_rules(origin, loaded, position)
-    again, source = rerun(loaded, program, stage, came), program.plan.stages[stage].wired.source
-    return Explanation(record, topology, bound, source, came, again, recorded=said, now=origin is None)
+    again = rerun(loaded, program, stage, came, paired is not None, partner)
+    source = program.plan.stages[stage].wired.source
+    return Explanation(record, topology, bound, source, came, again, recorded=said, now=origin is None, partner=partner)
 
 
 def _entered(said: DeadLetter, topology: Topology, settings: Settings) -> DeadLetter:
@@ -169,7 +191,8 @@ def _source_of(said: Origin, topology: Topology, position: Position) -> Source:
     """Returns the source that the record came from. Raises ConfigError when the topology did not make the record."""
     _same(said, topology, position)
     if all(sink.topic != position.topic for sink in topology.sinks):
-        raise _changed(topology, f"no sink writes to {position.topic}", position)
+        between = "; if it is a topic between stages, explain the prediction that its record became" if topology.remembering else ""
+        raise _changed(topology, f"no sink writes to {position.topic}{between}", position)
     return _source(topology, said.source.topic, position)
 
 
@@ -198,6 +221,36 @@ def _source(topology: Topology, topic: str, position: Position) -> Source:
         if source.topic == topic:
             return source
     raise _changed(topology, f"{position} came from the topic {topic}, which no source reads", position)
+
+
+def _paired(record: Record, topology: Topology) -> str | None:
+    """Returns the position of the right record of a pair, "" for a left one alone; None where no match has made the record."""
+    said = dict(record.headers)
+    return (said[MATCH] or b"").decode(errors="replace") if MATCH in said and topology.matches else None
+
+
+def _partner(paired: str | None, position: Position, settings: Settings) -> Record | None:
+    """Returns the right record of a pair, if it has one. Raises Untraceable, RecordMissing and TopicMissing."""
+    if not paired:
+        return None
+    try:
+        return read_at(settings, Position.parse(paired, "/"))
+    except ValueError as error:
+        raise Untraceable(f"{position}: its headers are not as a worker of Penstock writes them: {error}") from None
+    except (RecordMissing, TopicMissing) as error:
+        raise type(error)(f"{position}: the right record of its pair is gone: {error}") from error
+
+
+def _stage_of(program: Program, topic: str, paired: str, topology: Topology, position: Position) -> str:
+    """Returns the stage that matches the topic with that of the right record; of a left record alone, the first that matches its topic."""
+    for name, stage in program.plan.stages.items():
+        topics = stage.wired.topics
+        if isinstance(stage.wired.gather, Matched) and topics[0] == topic and paired.partition("/")[0] in ("", topics[1]):
+            steps = {step.node.name for step in stage.wired.steps}
+            if problems := forgotten(topology, "a record alone", "its answers are not explained", nodes=steps, matches=False):
+                raise TopologyError(problems)
+            return name
+    raise _changed(topology, f"{position} came from a match of {topic}, which there is not any more", position)
 
 
 def _changed(topology: Topology, message: str, position: Position) -> ConfigError:

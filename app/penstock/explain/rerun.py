@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from penstock.codecs import Writers, event_reader
 from penstock.engine import Run, Stage, watched
 from penstock.errors import DecodeError
 from penstock.explain.provenance import DeadLetter, provenance
-from penstock.pipeline import Program
+from penstock.pipeline import Chunk, Pipeline, Program
+from penstock.pipeline.matching import Matching
 from penstock.record import Record
 from penstock.runners.memory import InMemory
 from penstock.runtime import Loaded
 from penstock.schema import Schema
+from penstock.state import States
+from penstock.telemetry import Metrics
 from penstock.topology.spec import Sink, Source
-from penstock.transports.memory import Memory
+from penstock.transports.memory import Memory, MemorySink
 
 __all__ = ["Output", "Rerun", "read_event", "rerun"]
+
+_LATER: Final = 1 << 61  # ms: after every event
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +47,15 @@ class Rerun:
     failure: DeadLetter | None
 
 
-def rerun(loaded: Loaded, program: Program, name: str, record: Record) -> Rerun:
-    """Runs the record through the stage `name`. A record that fails is a `failure`, as it is on a worker. Blocks."""
+def rerun(loaded: Loaded, program: Program, name: str, record: Record, paired: bool = False, partner: Record | None = None) -> Rerun:
+    """Runs the record through the stage `name`. A record that fails is a `failure`, as it is on a worker. Blocks.
+
+    Where it is `paired`, it runs as the left record of a match: with its partner, or alone.
+    """
     runs: list[Run] = []
     stage = watched(program.plan.stages[name], runs.append)
     seen = replace(program, plan=replace(program.plan, stages={name: stage}))
-    memory = _delivered(seen, name, record)
+    memory = _matched(seen, name, record, partner) if paired else _delivered(seen, name, record)
     between = {} if loaded.share is None else loaded.share.schemas
     outputs = []
     for topic, sinks in _sinks_by_topic(stage).items():
@@ -70,6 +78,23 @@ def _delivered(program: Program, stage: str, record: Record) -> Memory:
     inside.run()
     inside.close()
     return inside.topics
+
+
+def _matched(program: Program, stage: str, left: Record, right: Record | None) -> Memory:
+    """Returns the topics after the stage, which matches, has run the pair, or the left record alone."""
+    memory, states, metrics = Memory(1), States(), Metrics()
+    pipeline = Pipeline(program, stage, sink=MemorySink(memory), metrics=metrics)
+    matching = Matching(pipeline, metrics)
+    passes = []
+    for record in (left, right):
+        if record is not None:
+            passes += matching.take(Chunk([record], ((record.topic, record.partition, 1),)), states, _LATER)
+    if right is None:
+        passes += matching.over(states, left.partition, (_LATER, _LATER), 1) or []
+    for parcel in (parcel for one in passes for parcel in pipeline.complete(one)):
+        for stamp, key, value, headers in parcel.records:
+            memory.append(Record(parcel.topic, value, key, tuple(headers), stamp))
+    return memory
 
 
 def _sinks_by_topic(stage: Stage) -> dict[str, list[Sink]]:

@@ -22,7 +22,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["BOUNDS", "END", "Bounds", "Quorum", "present"]
+__all__ = ["BOUNDS", "END", "MATCH_FORMAT", "Bounds", "Quorum", "present"]
+
+MATCH_FORMAT: Final = 1  # of the bytes of a key that `sides` writes: it goes into the name of the state
 
 END: Final = (1 << 63) - 1  # of an input: it is read to its end
 MEMBERS: Final = 62  # bits of an int64, without its sign

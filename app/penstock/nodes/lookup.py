@@ -44,7 +44,7 @@ class LookupNode:
         """Returns the batch with the fields. Without the tables of a stream, rows have the fields that they had when they were scored."""
         states = context.states
         if states is None or batch.origin is None or self.table not in states.tables:
-            return recall(batch, self.name, self.tensors, f"the table {self.table} is not known here")
+            return recall(batch, self.name, self.tensors, f"the table {self.table} is not known here", blank=True)
         columns, rows = batch.columns, states.tables[self.table]
         times = None
         if self.historical:

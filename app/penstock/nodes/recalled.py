@@ -24,12 +24,18 @@ def note(batch: Batch, name: str, columns: Mapping[str, Array], known: Array) ->
         batch.origin.recalled[column] = whole
 
 
-def recall(batch: Batch, name: str, columns: Mapping[str, Tensor], why: str) -> Batch:
-    """Returns the batch with the columns that were noted, without the rows that have none: they fail, `why` is the reason."""
+def recall(batch: Batch, name: str, columns: Mapping[str, Tensor], why: str, *, blank: bool = False) -> Batch:
+    """Returns the batch with the columns that were noted, without the rows that have none: they fail, `why` is the reason.
+
+    With `blank`, a row that the node left out has zeros, and only chunks without any note fail: another model may decide that the node
+    computes the row, and a trial of that model is not to fail because of it.
+    """
     there = {} if batch.origin is None else batch.origin.recalled
     at = slice(None) if batch.rows is None else batch.rows
     known = there[_known(name)][at] if _known(name) in there else np.zeros(batch.size, bool)
     made = {column: there[column][at] if column in there else _empty(tensor, batch.size) for column, tensor in columns.items()}
+    if blank and _known(name) in there:
+        known = np.ones(batch.size, bool)
     error = InferenceError(why, where=name)
     return batch.with_columns(made).fail(dict.fromkeys(np.flatnonzero(~known).tolist(), error))
 

@@ -16,8 +16,8 @@ from penstock.nodes.model import Runs
 from penstock.nodes.recalled import note, recall
 from penstock.signature import Tensor
 from penstock.topology.kinds.reads import KEY, TIME, TIME_US
-from penstock.topology.kinds.window import LATE, VALUE, WHERE
-from penstock.topology.spec import Ref, Topology
+from penstock.topology.kinds.window import DISTINCT, LATE, VALUE, WHERE
+from penstock.topology.spec import Feature, Ref, Topology
 from penstock.topology.spec import WindowNode as Spec
 from penstock.topology.wiring import Step
 from penstock.windows import Aggregate, Definition, LookBack, Mark, Windowed, keys_of, open_partition
@@ -29,7 +29,9 @@ _COUNTED: Final = (Mark.LATE, Mark.REPLAYED, Mark.DISORDERED)
 
 @dataclass(frozen=True, slots=True)
 class WindowNode:
-    """`by`, `time`, `values` and `filters` make the columns of a window; `scale` is how many units of the time are a millisecond.
+    """`by`, `time`, `values` and `columns` make the columns of a window; `scale` is how many units of the time are a millisecond.
+
+    `columns` are taken as they are: those of filters, and those that `distinct` counts.
 
     `outputs` are the columns of the features that are read, by output, and `tensors` these by column.
     """
@@ -40,7 +42,7 @@ class WindowNode:
     time: Feed | None
     scale: int
     values: Mapping[str, Feed]
-    filters: Mapping[str, Feed]
+    columns: Mapping[str, Feed]
     outputs: Mapping[str, str]
     tensors: Mapping[str, Tensor]
     version: str = ""
@@ -58,7 +60,7 @@ class WindowNode:
         keys = keys_of([feed(columns) for feed in self.by])
         times = batch.timestamps if self.time is None else self.time(columns) // self.scale
         values = {name: feed(columns).astype(np.float64) for name, feed in self.values.items()}
-        values |= {name: feed(columns) for name, feed in self.filters.items()}
+        values |= {name: feed(columns) for name, feed in self.columns.items()}
         now, (partitions, offsets) = int(states.clock() * 1000), states.order(batch.partitions, batch.offsets)
         events = batch.events
         parts: list[tuple[Array, Windowed]] = []
@@ -111,8 +113,15 @@ def make(step: Step, feeds: Feeds, model: Runs | None, version: str) -> WindowNo
         tuple(given[f"{KEY}.{number}"] for number in range(len(node.by))),
         None if time is None else given[time],
         1000 if time == TIME_US else 1,
-        {_meaning(node, one.of): given[f"{VALUE}.{one.of.text}"] for one in node.features if one.of is not None},
-        {_filter(node, one.where): given[f"{WHERE}.{one.where.text}"] for one in node.features if one.where is not None},
+        {_value(node, one): given[f"{VALUE}.{one.of.text}"] for one in node.features if one.of is not None and one.kind != "distinct"},
+        {
+            **{
+                _value(node, one): given[f"{DISTINCT}.{one.of.text}"]
+                for one in node.features
+                if one.of is not None and one.kind == "distinct"
+            },
+            **{_filter(node, one.where): given[f"{WHERE}.{one.where.text}"] for one in node.features if one.where is not None},
+        },
         {tensor.name: column for tensor, column in zip(step.outputs, step.columns, strict=True)},
         dict(zip(step.columns, step.outputs, strict=True)),
         version,
@@ -123,7 +132,7 @@ def definition(node: Spec) -> Definition:
     """Returns what a window node of a file computes. Its columns are named by what they mean: another rule is another state."""
     return Definition(
         by=tuple(_meaning(node, one) for one in node.by),
-        aggregates=tuple(Aggregate(one.name, one.kind, _meaning(node, one.of), _filter(node, one.where), one.k) for one in node.features),
+        aggregates=tuple(Aggregate(one.name, one.kind, _value(node, one), _filter(node, one.where), one.k, one.q) for one in node.features),
         look_backs=tuple(LookBack(name, length, node.hops) for name, length in node.over),
         exact=node.exact,
         include_self=node.include_self,
@@ -141,6 +150,11 @@ def definition(node: Spec) -> Definition:
 def changelogs(topology: Topology, prefix: str) -> dict[str, str]:
     """Returns the topic of each window's changelog, by node; another definition has another one. `prefix` begins the names."""
     return {node.name: f"{prefix}.{node.name}.{definition(node).state}" for node in topology.windows}
+
+
+def _value(node: Spec, one: Feature) -> str:
+    """Returns what a value means: of a distinct count another column than of a number, since it keeps its type."""
+    return f"{_meaning(node, one.of)}#" if one.kind == "distinct" else _meaning(node, one.of)
 
 
 def _filter(node: Spec, found: Ref | None) -> str:

@@ -45,6 +45,7 @@ from penstock.joins import BOUNDS, Bounds
 from penstock.parcel import Parcel
 from penstock.pipeline.commit import Commit, as_refusal
 from penstock.pipeline.joining import Joining, Ready
+from penstock.pipeline.matching import Matching
 from penstock.pipeline.ports import Program
 from penstock.pipeline.remember import Remember
 from penstock.pipeline.score import Chunk, Pass, Pipeline
@@ -52,6 +53,7 @@ from penstock.settings import Settings
 from penstock.state import States
 from penstock.telemetry import Metrics
 from penstock.telemetry.families import Labels
+from penstock.topology.wiring import Matched
 from penstock.transports.base import Joinable, Lapsed, Refused, Sent, Sink, Source
 from penstock.transports.throttle import Throttle
 from penstock.transports.tracker import Partition, Span
@@ -68,6 +70,7 @@ LEASE_SECONDS = 1.0  # between two looks at the lease, which ends by the clock
 SCHEMA_SECONDS = 0.1  # after the first try to fetch a schema; doubled after each, to LONGEST_PAUSE
 LONGEST_PAUSE = 5.0
 TICK = 0.01  # between two looks at rows that wait for others
+EXPIRED = 1024  # events of a match that are removed at once: the loop goes on between
 GROUP_SECONDS = 1.0  # a group should take no longer: rebalances and shutdowns wait for it
 
 
@@ -169,7 +172,10 @@ class Delivery:
         self._states, self._remember = states or (lambda: alone), remember or Remember(sink, {})
         self.waiting: dict[str, str] = {}  # by topic: which schema its events wait for, while the registry does not answer
         self._scorers: dict[str, _Scorer] = {}
-        self._joins = {stage for stage, topics in Counter(stages.values()).items() if topics > 1}
+        several = {stage for stage, topics in Counter(stages.values()).items() if topics > 1}
+        # One group at a time: its two topics come at once, and what both have changed goes to the changelogs in one order.
+        self._matches = {stage: asyncio.Lock() for stage in several if isinstance(self._gathers(stage), Matched)}
+        self._joins = several - self._matches.keys()
         self._joinings: dict[str, Joining] = {}  # by stage
         self._ticks: asyncio.Future[None] | None = None
         self._forwarded = 0  # chunks of joined rows that are not acknowledged
@@ -188,6 +194,12 @@ class Delivery:
             joinable = cast(Joinable, source)
             joinable.withheld, joinable.beyond = self._withheld, self._beyond
             self.metrics.join_waiting.set_function(self._waits)
+        elif self._matches:
+            cast(Joinable, source).withheld = self._withheld
+
+    def _gathers(self, stage: str) -> object:
+        found = self._serving().program.plan.stages.get(stage)
+        return None if found is None else found.wired.gather
 
     # -- back-pressure ---------------------------------------------------------------------------------------------
 
@@ -218,6 +230,8 @@ class Delivery:
         Raises TransportUnavailable when the positions cannot be stored.
         """
         warned = False
+        if self._matches and self._ticks is None:  # what was restored waits also when nothing comes
+            self._ticks = asyncio.ensure_future(self._tick())
         while not self._ended:
             self._changed.clear()
             if (self._full() or self.uncommitted()) and await self.poll():
@@ -247,8 +261,11 @@ class Delivery:
         if spans and (stage := self._stages[spans[0].partition[0]]) in self._joins:
             await self._join(self._joining(stage), spans)
             return
+        turn = self._matches.get(stage) if spans else None
         for group in self._groups(spans):
-            if not self._ended:
+            if self._ended:
+                return
+            async with turn or contextlib.nullcontext():
                 await self._deliver(group)
 
     def _groups(self, spans: Sequence[Span]) -> Iterator[list[Span]]:
@@ -283,6 +300,8 @@ class Delivery:
                 return
             parcels += scored
         self._slow(scorer.pipeline, [(span.partition, len(span.records)) for span in spans], parcels)
+        if states.failed:  # an event that is in both groups would be answered here, as a replay, before the failed one is scored again
+            return
         changes = self._remember.changes(states, scorer.pipeline.remembers, self._now_ms())
         sent = await self._sink.send(parcels, spans[0])  # 3
         taken = Sent(1)  # everything was acknowledged, be it as a dead letter
@@ -315,7 +334,10 @@ class Delivery:
         return self._joinings[stage]
 
     def _withheld(self, partition: Partition) -> bool:
-        joining = self._joinings.get(self._stages.get(partition[0], ""))
+        stage = self._stages.get(partition[0], "")
+        if stage in self._matches:
+            return self._is_ahead(self._scorer_of(stage).matched, partition)
+        joining = self._joinings.get(stage)
         return joining is not None and not joining.room(partition)
 
     def _beyond(self, partition: Partition, position: int) -> Array:
@@ -349,8 +371,12 @@ class Delivery:
                 return
 
     async def tick(self) -> None:
-        """Sends on what is not waited for any longer: a timer calls it, where a stage joins."""
+        """Sends on what is not waited for any longer: a timer calls it, where a stage joins or matches."""
         positions = self._source.positions
+        for stage, turn in self._matches.items():
+            if not positions.draining and positions.lease():
+                async with turn:
+                    await self._expire(stage)
         for stage, joining in [*self._joinings.items()]:
             if positions.draining or not positions.lease():
                 continue
@@ -358,12 +384,77 @@ class Delivery:
             for ready in joining.due(scorer.pipeline, self._now_ms()):
                 await self._forward(joining, scorer, ready)
 
+    # -- stages that match -----------------------------------------------------------------------------------------
+
+    def _read_to(self, matching: Matching, partition: Partition) -> int:
+        """Returns up to which time a partition is read, in ms, by both clocks. Records that were taken and are not counted are not read."""
+        source, now = cast(Joinable, self._source), self._now_ms()
+        ended = 0 if source.positions.under_way(partition) else source.ended_at(partition)
+        return min(max(matching.newest(self._states(), partition), ended), now) - matching.lateness
+
+    def _is_ahead(self, matching: Matching, partition: Partition) -> bool:
+        """Whether a partition is so far ahead of the one that it is matched with that what it holds would only wait in memory."""
+        other = matching.other(partition)
+        newest = min(matching.newest(self._states(), partition), self._now_ms())
+        return newest - matching.reach > max(matching.newest(self._states(), other), self._read_to(matching, other))
+
+    async def _expire(self, stage: str) -> None:
+        """Removes what no partner can come for any more, and sends what goes on without one."""
+        positions, states = self._source.positions, self._states()
+        for number in sorted({number for topic, number in positions.partitions if self._stages.get(topic) == stage}):
+            while True:
+                scorer = self._scorer_of(stage)
+                matching = scorer.matched
+                left, right = (self._read_to(matching, (topic, number)) for topic in matching.topics)
+                passes = matching.over(states, number, (left, right), EXPIRED)
+                if passes is None:
+                    break
+                if not await self._send_on(scorer, states, positions.here((matching.topics[0], number)), passes):
+                    return
+                await asyncio.sleep(0)
+
+    async def _send_on(self, scorer: _Scorer, states: States, under: Span, passes: Sequence[Pass]) -> bool:
+        """Scores and sends rows that no record of now causes, and then what has changed. Returns False when the assignment has ended."""
+        parcels: list[Parcel] = []
+        self._forwarded += 1  # a drain waits for it: the next owner must find what has gone on gone
+        try:
+            for one in passes:
+                found = await self._pass(scorer, one.chunk, under, states, one)
+                if found is None or not await self._held(under):
+                    self._passed_on()
+                    return False
+                parcels += found
+            changes = self._remember.changes(states, scorer.pipeline.remembers, self._now_ms())
+            sent = await self._sink.send(parcels, under)
+        except BaseException:
+            self._passed_on()
+            raise
+        taken = Sent(1)
+        sent.add_done_callback(lambda ended: self._taken(scorer.pipeline, under, ended, taken))
+        done = self._remember.send(states, changes, under, taken) if changes else taken
+
+        def settled(ended: Sent) -> None:
+            self._passed_on()
+            try:
+                error = ended.exception()
+                if isinstance(error, Lapsed) or not under.current:
+                    return
+                if error is not None:
+                    self._fail(as_refusal(error))
+                else:
+                    self._count_outputs(parcels, sent.refused)
+            except Exception as bug:  # noqa: BLE001  an error in a callback is reported nowhere else
+                self._fail(bug)
+
+        done.add_done_callback(settled)
+        return True
+
     async def _forward(self, joining: Joining, scorer: _Scorer, ready: Ready) -> None:
         """Scores rows that were put together, sends what comes of them, and frees their records when that is acknowledged."""
         under = ready.under
         self._forwarded += 1
         try:
-            parcels = await self._pass(scorer, ready.passing.chunk, under, joined=ready.passing)
+            parcels = await self._pass(scorer, ready.passing.chunk, under, self._states(), ready.passing)
             if parcels is None or not await self._held(under):
                 self._passed_on()
                 return
@@ -479,13 +570,27 @@ class Delivery:
         """Returns the parcels of the chunk, None when its spans were given up. It waits while the schema of an event is fetched."""
         while True:
             try:
-                return await self._pass(scorer, chunk, spans[0], states=states)
+                if scorer.pipeline.matches:
+                    return await self._match(scorer, chunk, spans[0], states)
+                return await self._pass(scorer, chunk, spans[0], states)
             except SchemaWanted as wanted:
                 try:
                     if not await self._fetch(wanted, spans):
                         return None
                 finally:
                     self.waiting.pop(spans[0].partition[0], None)
+
+    async def _match(self, scorer: _Scorer, chunk: Chunk, under: Span, states: States) -> list[Parcel] | None:
+        """Returns the parcels of the pairs that the chunk makes, None when the assignment of `under` has ended."""
+        if not under.current:
+            return None
+        parcels: list[Parcel] = []
+        for passing in scorer.matched.take(chunk, states, self._now_ms()):
+            found = await self._pass(scorer, passing.chunk, under, states, passing)
+            if found is None:
+                return None
+            parcels += found
+        return parcels
 
     async def _fetch(self, wanted: SchemaWanted, spans: Sequence[Span]) -> bool:
         """Fetches schemas. Returns False when the spans need them no longer: the assignment or the loop ends.
@@ -514,9 +619,7 @@ class Delivery:
             pause = min(pause * 2, LONGEST_PAUSE)
         return False
 
-    async def _pass(
-        self, scorer: _Scorer, chunk: Chunk, under: Span, *, states: States | None = None, joined: Pass | None = None
-    ) -> list[Parcel] | None:
+    async def _pass(self, scorer: _Scorer, chunk: Chunk, under: Span, states: States, joined: Pass | None = None) -> list[Parcel] | None:
         """Returns the parcels of the chunk, None when the assignment of `under` has ended.
 
         `states` are what its nodes remember; `joined` are its rows, where a join has put them together.
@@ -526,6 +629,8 @@ class Delivery:
                 return None
             began = time.perf_counter()
             pipeline = scorer.pipeline
+            if joined is not None:
+                joined.execution.states = states
             if scorer.row_seconds * chunk.rows <= self._pace.offload_after:
                 passing = joined or pipeline.begin(chunk, states)
                 try:
@@ -533,10 +638,10 @@ class Delivery:
                 except InferenceError:
                     self.metrics.splits.inc()
                     self.metrics.offloaded.inc()
-                    parcels = await asyncio.to_thread(_counting(states, lambda: pipeline.complete(passing)))
+                    parcels = await asyncio.to_thread(states.counting(lambda: pipeline.complete(passing)))
             else:
                 self.metrics.offloaded.inc()
-                parcels = await asyncio.to_thread(_counting(states, lambda: pipeline.complete(joined or pipeline.begin(chunk, states))))
+                parcels = await asyncio.to_thread(states.counting(lambda: pipeline.complete(joined or pipeline.begin(chunk, states))))
             self._measure(scorer, (time.perf_counter() - began) / chunk.rows)
         return parcels
 
@@ -610,16 +715,20 @@ class Delivery:
         self._changed.set()
 
 
-def _counting(states: States | None, work: Callable[[], T]) -> Callable[[], T]:
-    return work if states is None else states.counting(work)
-
-
 class _Scorer:
-    """The pipeline of one stage, its inputs, and the measured seconds per row."""
+    """The pipeline of one stage, its pairs where it matches, and the measured seconds per row."""
 
-    __slots__ = ("pipeline", "row_seconds", "serving")
+    __slots__ = ("_matching", "pipeline", "row_seconds", "serving")
 
     def __init__(self, serving: Served, pipeline: Pipeline, row_seconds: float) -> None:
         self.serving = serving
         self.pipeline = pipeline
         self.row_seconds = row_seconds
+        self._matching: Matching | None = None
+
+    @property
+    def matched(self) -> Matching:
+        """The pairs of a stage that matches."""
+        if self._matching is None:
+            self._matching = Matching(self.pipeline, self.pipeline.metrics)
+        return self._matching

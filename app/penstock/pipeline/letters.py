@@ -20,8 +20,8 @@ from penstock.parcel import Cause, Parcel
 from penstock.record import Header, RecordLike
 
 __all__ = [
-    "EVENT", "ID", "JOIN", "LIVE", "MODELS", "NODE", "OWN", "SCHEMA", "SOURCE", "STAGE", "STAGES", "TRUNCATED", "VARIANT", "Address",
-    "dead_letters", "fitting",
+    "EVENT", "ID", "JOIN", "LIVE", "MATCH", "MODELS", "NODE", "OWN", "SCHEMA", "SOURCE", "STAGE", "STAGES", "TRUNCATED", "VARIANT",
+    "Address", "dead_letters", "fitting",
 ]  # fmt: skip
 
 OWN = "penstock-"  # headers that describe an output; those of an earlier topology are replaced
@@ -32,6 +32,7 @@ NODE = f"{OWN}node"
 VARIANT = f"{OWN}variant"
 MODELS = f"{OWN}models"
 JOIN = f"{OWN}join"  # which members of a join were used, and its deadline
+MATCH = f"{OWN}match"  # of a pair: the position of the right event, TOPIC/PARTITION/OFFSET; empty where a left one has no partner
 SCHEMA = f"{OWN}schema"  # between two stages: which types the record has
 SOURCE = f"{OWN}source"  # the position of the input
 EVENT = f"{OWN}event"  # behind the first stage: the position at which the event has entered the topology

@@ -4,7 +4,8 @@
 2. It is sent when the group's outputs are acknowledged, and what earlier groups have changed was sent. Until then, a restart finds the
    state before the group, and the same features for its rows. Afterwards it finds outputs of all of them: what it answers again is
    counted once.
-3. When a group fails, no later one of its assignment is written: what that one has counted includes the rows of this.
+3. When a group fails, or its changes are not taken, no later one of its assignment is written: what that one has counted includes the
+   rows of this. One that is under way by then is refused by the broker, as it lacks the records before it (the idempotent producer).
 """
 
 from __future__ import annotations
@@ -45,20 +46,30 @@ class Remember:
         done, before = Sent(1), states.sending
         queued = states.sending = asyncio.get_running_loop().create_future()
 
+        def failed(ended: Sent) -> None:
+            """At once: the next group may be about to be sent."""
+            states.failed = states.failed or ended.exception() is not None or bool(ended.refused)
+
+        taken.add_done_callback(failed)
+
         async def remember() -> None:
             try:
                 await taken.settled()
-                if before is not None and not await before:
+                if before is not None:
+                    await before
+                if states.failed:
                     raise Lapsed  # the error of the group before ends the loop
                 sent = await self._queued(changes, under)
-                queued.set_result(True)
+                sent.add_done_callback(failed)
+                queued.set_result(None)
                 await self._acknowledged(sent)
                 for one in changes:
                     states.written(self._nodes[one.topic], one.partition)
                 done.settle()
             except BaseException as error:  # noqa: BLE001  the waiting spans have to know
+                states.failed = True
                 if not queued.done():
-                    queued.set_result(False)
+                    queued.set_result(None)
                 done.settle(error)
 
         task = asyncio.ensure_future(remember())

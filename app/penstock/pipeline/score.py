@@ -34,11 +34,12 @@ from penstock.engine.observe import Observers
 from penstock.errors import EncodeError, InferenceError, RecordError
 from penstock.native import native
 from penstock.parcel import Parcel, chosen
-from penstock.pipeline.letters import EVENT, ID, JOIN, LIVE, MODELS, OWN, SOURCE, STAGES, VARIANT, Address, dead_letters, fitting
+from penstock.pipeline.letters import EVENT, ID, JOIN, LIVE, MATCH, MODELS, OWN, SOURCE, STAGES, VARIANT, Address, dead_letters, fitting
 from penstock.pipeline.ports import Program
 from penstock.record import Header, Position, RecordLike, Unreadable
 from penstock.state import States
 from penstock.telemetry.metrics import Metrics, NodeMeter
+from penstock.topology.wiring import Matched
 from penstock.transports.base import UNLIMITED, Refused, Sink
 from penstock.transports.tracker import Partition
 
@@ -141,8 +142,11 @@ class Pipeline:
         self.table_rows = chunk_rows * self.port.table.spread
         self.metrics = metrics or Metrics()
         self.observers = observers or Observers()
-        self.remembers = frozenset(node.name for node in self.stage.nodes if node.stateful)
-        self._recognises = bool(self.remembers and self.port.behind)  # events that the stage before writes again
+        windows = {node.name for node in self.stage.nodes if node.stateful}
+        self._recognises = bool(windows and self.port.behind)  # events that the stage before writes again
+        gather = self.stage.wired.gather
+        self.matches = isinstance(gather, Matched)
+        self.remembers = frozenset(gather.remembers if isinstance(gather, Matched) else windows)
         self._generation = generation
         self._meter = NodeMeter({node.name: self.metrics.node(node.name, node.version) for node in self.stage.nodes})
         self._sink = sink
@@ -249,8 +253,12 @@ class Pipeline:
         if self.observers:
             self.observers.saw(self.stage, batch, failures, generation=self._generation)
 
-    def gathered(self, chunk: Chunk, batch: Batch, ids: list[str]) -> Pass:
-        """Returns rows that a join has put together as if they had been decoded."""
+    def paired(self, chunk: Chunk, batch: Batch) -> Pass:
+        """Returns rows that a match has put together as if they had been decoded, with the ids of their left events."""
+        return self.gathered(chunk, batch, self._identify(batch, chunk))
+
+    def gathered(self, chunk: Chunk, batch: Batch, ids: list[str] | None) -> Pass:
+        """Returns rows that a join has put together as if they had been decoded. `ids` None: each is the record's position."""
         return Pass(
             chunk, Execution(self.stage, batch.with_origin(Origin(chunk.records, chunk.places, recalled=_whole(batch, chunk)))), ids
         )
@@ -411,6 +419,8 @@ class Pipeline:
             else:  # a release has become active in an earlier stage
                 about = self._about[:2]
                 extra = [[*self._along(trace)[2:], *event, *own] for (trace, event), own in zip(found, extra, strict=True)]
+        if self.matches and extra is not None:
+            extra = [[(MATCH, dict(headers)[MATCH]), *own] for headers, own in zip(map(_HEADERS, inputs), extra, strict=True)]
         if (mark := self.port.writes.get(topic)) is not None:
             about = (*about, mark)
         origin = SOURCE, f"{place[0]}/{place[1]}/".encode()
@@ -528,8 +538,7 @@ def _trace(headers: Sequence[Header]) -> tuple[_Trace, list[Header]]:
     """Returns the models and the stages that earlier stages name, and the headers with where the event entered and how it was joined."""
     said = dict(headers)
     event: list[Header] = [(EVENT, said.get(EVENT) or said.get(SOURCE) or b"")]
-    if JOIN in said:
-        event.append((JOIN, said[JOIN]))
+    event += [(name, said[name]) for name in (JOIN, MATCH) if name in said]
     return (said.get(MODELS) or b"", said.get(STAGES) or b""), event
 
 

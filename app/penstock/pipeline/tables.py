@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +11,7 @@ from penstock.batch import Batch, Table
 from penstock.pipeline.ports import Described, Port, ports
 from penstock.record import RecordLike
 from penstock.schema import Schema
-from penstock.state import Rows
+from penstock.state import Change, Rows
 from penstock.topology.spec import Table as Spec
 from penstock.topology.spec import Topology
 from penstock.topology.tables import TIME, columns_of, key_column
@@ -30,19 +29,14 @@ class Strange(NamedTuple):
 
 
 class TableReader:
-    """Reads the records of a table into `rows`, in the order of their topic.
-
-    A record that has the key of an earlier one, but another key of the table, replaces the row of that one. Of two records with one key of
-    the table, the later one counts, and only its removal removes the row.
-    """
+    """Reads the records of a table into `rows`, in the order of their topic."""
 
     def __init__(self, table: Spec, schema: Schema, port: Port, rows: Rows) -> None:
         self.table, self.rows = table, rows
         self._port, self._keys = port, [key_column(number) for number in range(len(table.keyed_by))]
         time = None if table.time is None else schema.field(table.time)
         self._scale = 0 if time is None else 1000 if time.unit == "us" else 1
-        self._keys_of: dict[bytes, bytes] | None = {} if table.key else None  # by the record's key; without fields it is the table's
-        self._held_by: dict[bytes, bytes] = {}  # by the table's key: the record that has written its row last
+        self._owned = not all(schema.is_beside(name) for name in table.keyed_by)  # a record's key is not the table's
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -55,58 +49,44 @@ class TableReader:
             written = [at for at, one in enumerate(records) if one.value is not None]
             batch = self._port.decode([records[at] for at in written]) if written else Batch(0)
         rows = np.array(written, np.int64) if batch.rows is None else np.array(written, np.int64)[batch.rows]
-        strange = {written[one.row]: str(one.error) for one in batch.failures}
+        strange = {written[one.row]: _reason(str(one.error)) for one in batch.failures}
         kept = {*rows.tolist(), *strange}
-        gone = dict.fromkeys(at for at in range(len(records)) if at not in kept)
-        keys = keys_of([batch.columns[name] for name in self._keys]) if batch.size else []
-        of = [records[at] for at in rows.tolist()]
-        times = (batch.columns[TIME] // self._scale).tolist() if self._scale and batch.size else [one.timestamp for one in of]
+        changes = dict(zip(rows.tolist(), self._written(batch, [records[at] for at in rows.tolist()]), strict=True))
+        gone = [at for at in range(len(records)) if at not in kept]
+        for at, owner in zip(gone, self._owners_of([records[at] for at in gone]), strict=True):
+            if owner is None:
+                strange[at] = "it removes a row, and its key names none"
+            else:
+                changes[at] = Change(owner, None, records[at].timestamp)
+        self.rows.apply([changes[at] for at in sorted(changes)], batch.columns)
+        return [Strange(records[at], strange[at]) for at in sorted(strange)]
 
-        def put(begin: int, end: int) -> None:
-            if end > begin:
-                self.rows.put(keys[begin:end], times[begin:end], {name: column[begin:end] for name, column in batch.columns.items()})
-
-        begin = 0
-        for end, key, time in self._removals(records, gone, rows.tolist(), keys, times):
-            put(begin, end)
-            self.rows.remove(key, time)
-            begin = end
-        put(begin, batch.size)
-        return [Strange(records[at], reason) for at, reason in strange.items()]
-
-    def _removals(
-        self, records: Sequence[RecordLike], gone: Collection[int], rows: Sequence[int], keys: Sequence[bytes], times: Sequence[int]
-    ) -> Iterator[tuple[int, bytes, int]]:
-        """Yields before which of the rows, a key of the table is removed, and from when (ms) on. `rows` and `gone` are positions."""
-        if self._keys_of is None:
-            for at in gone:
-                if (key := records[at].key) is not None:
-                    yield bisect_left(rows, at), key, records[at].timestamp
+    def _written(self, batch: Batch, records: Sequence[RecordLike]) -> Iterator[Change]:
+        if not batch.size:
             return
-        number = 0
-        for at, record in enumerate(records):
-            is_row = number < len(rows) and rows[number] == at
-            if record.key is None:
-                number += is_row
-                continue
-            before = self._keys_of.get(record.key)
-            if is_row:
-                key, number = keys[number], number + 1
-                if before is not None and before != key and self._held_by.get(before) == record.key:
-                    del self._held_by[before]
-                    yield number - 1, before, times[number - 1]
-                self._keys_of[record.key] = key
-                self._held_by[key] = record.key
-            elif at in gone and before is not None:
-                del self._keys_of[record.key]
-                if self._held_by.get(before) == record.key:
-                    del self._held_by[before]
-                    yield number, before, record.timestamp
+        keys = keys_of([batch.columns[name] for name in self._keys])
+        times = (batch.columns[TIME] // self._scale).tolist() if self._scale else [one.timestamp for one in records]
+        for key, time, record in zip(keys, times, records, strict=True):
+            yield Change(record.key if self._owned and record.key is not None else key, key, time)
+
+    def _owners_of(self, removals: Sequence[RecordLike]) -> Sequence[bytes | None]:
+        """Returns whose rows these records remove; None where a record does not say it."""
+        if self._owned or not self.table.key or not removals:
+            return [one.key for one in removals]
+        assert self._port.beside is not None, "the table's key is in the keys of its records"
+        columns, errors = self._port.beside.decode(removals)
+        keys = keys_of([columns[name] for name in self._keys])
+        return [None if row in errors else key for row, key in enumerate(keys)]
+
+
+def _reason(text: str) -> str:
+    """Returns the reason of a failure without the advice for sources: a table has no `missing`."""
+    return text.partition(", and the topology gives no value")[0]
 
 
 def table_reader(topology: Topology, name: str, described: Described) -> TableReader:
     """Returns what reads a table of a topology into separate rows; `described` has the schemas and writers of tables, by their names."""
     table, schema = next(one for one in topology.tables if one.name == name), described.schemas[name]
     stage = Stage(name, (Input(table, columns_of(table, schema)),), (), ())
-    columns = next(one.columns for one in topology.lookups if one.table == name)
+    columns = next(one.columns for one in topology.lookups if one.table == name) or ()
     return TableReader(table, schema, ports(Wiring(topology, (stage,)), described)[name], Rows(columns, table.history_ms))

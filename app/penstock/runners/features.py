@@ -50,7 +50,8 @@ def computing(loaded: Loaded, chosen: Collection[str] = (), since: datetime | No
         nodes.append(condition(SINK, "--since", _since(topology, source, schema, since)))
     read = {node.table for node in nodes if isinstance(node, LookupNode)}
     tables = tuple(one for one in topology.tables if one.name in read)
-    made = derived(loaded, replace(topology, sources=(source,), nodes=tuple(nodes), sinks=(sink,), precomputed=None, tables=tables))
+    alone = replace(topology, sources=(source,), matches=(), nodes=tuple(nodes), sinks=(sink,), precomputed=None, tables=tables)
+    made = derived(loaded, alone)
     return _reading(made, stage)
 
 

@@ -26,6 +26,7 @@ from penstock.host import on_signals
 from penstock.model.session import Session
 from penstock.nodes import WindowNode
 from penstock.pipeline import AtLeastOnce, Delivery, Pace, Program
+from penstock.pipeline.matching import sides
 from penstock.pipeline.remember import Remember
 from penstock.runners import topics
 from penstock.runners.health import Phase
@@ -36,7 +37,7 @@ from penstock.settings import Settings
 from penstock.state import States
 from penstock.telemetry import Metrics
 from penstock.telemetry.health import Pages
-from penstock.topology.wiring import Joined
+from penstock.topology.wiring import Joined, Matched
 from penstock.transports.kafka.changelog import Changelog, Changelogs
 from penstock.transports.kafka.connection import Admin, TopicInfo
 from penstock.transports.kafka.faust import App, Hosted
@@ -229,6 +230,8 @@ class StreamRunner:
         return found if self.tables is None else found | self.tables.waiting
 
     def _restoring(self) -> str:
+        if self.tables is None and any(node.name in self.loaded.nodes for node in self.loaded.topology.lookups):
+            return "the tables are to be read"
         under_way = [one.restoring for one in (self.changelogs, self.tables) if one is not None]
         return ", ".join(filter(None, under_way))
 
@@ -333,7 +336,7 @@ class StreamRunner:
         for stage in self.loaded.wiring.stages:
             for one in stage.inputs:
                 topic = app.topic(one.source.topic, key_serializer="raw", value_serializer="raw")
-                name = stage.name if len(stage.inputs) == 1 else f"{stage.name}.{one.behind}"
+                name = stage.name if len(stage.inputs) == 1 else f"{stage.name}.{one.behind or one.source.name}"
                 app.agent(topic, name=f"{self.name}.{name}")(self._agent(self.delivery))
         return app
 
@@ -350,13 +353,16 @@ class StreamRunner:
         return replace(self.settings, fetch_wait_ms=min(self.settings.fetch_wait_ms, max(min(times), SHORTEST_FETCH)))
 
     def _changelogs(self) -> dict[str, Changelog]:
-        """Returns the changelogs of the nodes that remember something. What they remember does not depend on the release."""
+        """Returns the changelogs of what remembers something: nodes, and the sides of matches. It does not depend on the release."""
         found = {}
         for stage in self._serving().program.plan.stages.values():
             for node in stage.nodes:
                 if isinstance(node, WindowNode):
                     make = partial(open_partition, node.definition)
                     found[node.name] = Changelog(self._logs[node.name], stage.wired.source.topic, make)
+            if isinstance(gather := stage.wired.gather, Matched):
+                for name, topic, make_side in zip(gather.remembers, stage.wired.topics, sides(gather), strict=True):
+                    found[name] = Changelog(self._logs[name], topic, make_side)
         return found
 
     async def _stop(self, app: App) -> None:

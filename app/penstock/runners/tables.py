@@ -38,6 +38,16 @@ def read_tables(loaded: Loaded, files: Mapping[str, str], settings: Settings) ->
             raise ConfigError(
                 Problem(loaded.topology.file, 0, 0, f"--table {name}: no lookup reads such a table", did_you_mean(name, found))
             )
+    for table in (found[name].table for name in files):
+        what = fix = ""
+        if not table.key or all(loaded.tables[table.name].is_beside(name) for name in table.key):
+            what, fix = "its key is that of its records, which files do not have", "name the fields of its key: key: FIELD"
+        elif table.history_ms and table.time is None:
+            what, fix = "it has a history by the times of its records, which files do not have", "name the field of its time: time: FIELD"
+        if what:
+            mark = table.mark
+            message = f"tables.{table.name}: {what}"
+            raise ConfigError(Problem(loaded.topology.file, mark.line, mark.column, message, f"{fix}; or leave out --table {table.name}"))
     for name, path in files.items():
         asyncio.run(_of_files(loaded, found[name], path))
     if rest := {name: one for name, one in found.items() if name not in files}:

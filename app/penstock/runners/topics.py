@@ -9,6 +9,8 @@ from penstock.errors import SettingsError
 from penstock.nodes.window import changelogs as changelogs_of
 from penstock.runtime import Loaded, readers
 from penstock.settings import Settings
+from penstock.topology.matches import changelogs as changelogs_of_matches
+from penstock.topology.wiring import Matched, Stage
 from penstock.transports.kafka.connection import Admin, TopicInfo
 
 __all__ = ["changelogs", "described", "of_releases", "tables", "written"]
@@ -23,9 +25,12 @@ def written(loaded: Loaded, settings: Settings) -> set[str]:
 
 
 def changelogs(loaded: Loaded, settings: Settings) -> dict[str, str]:
-    """Returns the changelogs of the nodes that remember something, by node."""
-    found = changelogs_of(loaded.topology, f"{settings.application}.{loaded.topology.name}")
-    return {node: topic for node, topic in found.items() if node in loaded.nodes}
+    """Returns the changelogs of the nodes that remember something, by node, and of the two sides of a match: MATCH.left and MATCH.right."""
+    prefix = f"{settings.application}.{loaded.topology.name}"
+    found = {node: topic for node, topic in changelogs_of(loaded.topology, prefix).items() if node in loaded.nodes}
+    sides = changelogs_of_matches(loaded.topology, prefix)
+    here = [side for stage in loaded.wiring.stages if isinstance(stage.gather, Matched) for side in stage.gather.remembers]
+    return found | {side: sides[side] for side in here}
 
 
 def tables(loaded: Loaded) -> dict[str, str]:
@@ -51,13 +56,16 @@ def described(admin: Admin, loaded: Loaded, settings: Settings) -> Mapping[str, 
         for topic in stage.topics[1:]:
             have, need = topics[topic].partitions, topics[stage.topics[0]].partitions
             if have != need:
-                raise SettingsError(f"topic {topic} has {have} partitions, but {stage.topics[0]}, with which it is joined, has {need}")
-        for topic in (logs[step.node.name] for step in stage.steps if step.node.name in logs):
+                raise SettingsError(_unequal(stage, topic, have, need))
+        kept = [step.node.name for step in stage.steps]
+        if isinstance(stage.gather, Matched):
+            kept += stage.gather.remembers
+        for topic in (logs[name] for name in kept if name in logs):
             have, need = topics[topic].partitions, topics[stage.source.topic].partitions
             if have != need:
                 why = f"the changelog {topic} has {have} partitions, but {stage.source.topic} has {need}"
                 raise SettingsError(
-                    f"{why}: a window is kept by the partition of its events. kafka-topics --alter --topic {topic} --partitions {need}"
+                    f"{why}: it is kept by the partition of its events. kafka-topics --alter --topic {topic} --partitions {need}"
                     if have < need
                     else f"{why}: kafka-topics --delete --topic {topic}, then penstock topics create {loaded.topology.name}"
                 )
@@ -77,3 +85,16 @@ def described(admin: Admin, loaded: Loaded, settings: Settings) -> Mapping[str, 
                     f"input's partition, so it needs as many; or give sink {emit.sink.name!r} its own `key:`"
                 )
     return topics
+
+
+def _unequal(stage: Stage, topic: str, have: int, need: int) -> str:
+    """Returns what is wrong with the topics of a stage whose partitions differ in number, and what to do."""
+    first = stage.topics[0]
+    if not isinstance(stage.gather, Matched):
+        return f"topic {topic} has {have} partitions, but {first}, with which it is joined, has {need}"
+    fewer, most = (topic, need) if have < need else (first, have)
+    why = f"topic {topic} has {have} partitions, but {first}, with which {stage.gather.match.name} matches it, has {need}"
+    return (
+        f"{why}: events meet in the partition of their key. kafka-topics --alter --topic {fewer} --partitions {most}, before there are "
+        "events in it: those of a key would be in two partitions"
+    )

@@ -5,7 +5,10 @@
    of the checkpoint before, and the keys that were written say for themselves what they count.
 3. The standing holds the newest event time, from which the watermark follows. It moves only with the standing's offset: a replay makes
    the same decisions about late rows as the run before it.
-4. The name of a state says how its bytes are read. Another definition, or another format, is another name.
+4. A worker that was frozen may write a checkpoint after its successor has written later ones: of two values of a key the one that counts
+   more is taken, and a standing behind the one before takes nothing back, nor do the tombstones before it remove anything. Only a standing
+   that counts nothing does: the source has begun again, and nothing before it holds.
+5. The name of a state says how its bytes are read. Another definition, or another format, is another name.
 """
 
 from __future__ import annotations
@@ -71,31 +74,48 @@ def standing_entry(standing: Standing) -> Entry:
     return STANDING, _STANDING.pack(*standing)
 
 
-def _last(entries: Iterable[Entry]) -> dict[bytes, bytes | None]:
-    """Returns the value of each key: the last, unless one before it counts more. A worker that was gone for a while may write late."""
-    taken: dict[bytes, bytes | None] = {}
-    for key, value in entries:
-        before = taken.get(key)
-        if value is None or before is None or key == STANDING or value[:8] == before[:8] or counted(value) >= counted(before):
-            taken[key] = value
-    return taken
-
-
 def counted(value: bytes) -> int:
     """Returns the source offset up to which the bytes of a key count, with which they begin."""
     return int.from_bytes(value[:8], "little", signed=True)
 
 
-def folded(entries: Iterable[Entry], size: int) -> Iterator[tuple[dict[bytes, bytes | None], Standing | None]]:
+def folded(entries: Iterable[Entry], size: int, standing: Standing) -> Iterator[tuple[dict[bytes, bytes | None], Standing | None]]:
     """Yields what up to `size` records at a time leave: keys with their newest value, None where they are removed, and the last standing.
 
+    `standing` is the one before them. Where the yielded one counts nothing, everything is forgotten, and there are no keys beside it.
     Raises ValueError for a record that no checkpoint has.
     """
     left = iter(entries)
-    while taken := _last(islice(left, size)):
-        found = taken.pop(STANDING, None)
-        if found is not None and len(found) != _STANDING.size:
-            raise ValueError("the standing has another size")
-        if not all(key.startswith(KEY) for key in taken):
-            raise ValueError("a record of another topic")
-        yield {key[1:]: value for key, value in taken.items()}, None if found is None else Standing(*_STANDING.unpack(found))
+    gone: dict[bytes, bytes | None] = {}  # until the standing of their checkpoint is known
+    while some := [*islice(left, size)]:
+        taken: dict[bytes, bytes | None] = {}
+        newest: Standing | None = None
+        for key, value in some:
+            if key == STANDING:
+                found = _read(value)
+                if found.offset < 0:
+                    taken, newest, standing = {}, None, found
+                    yield {}, found
+                elif found.offset >= standing.offset:
+                    taken |= gone
+                    newest = standing = found
+                gone = {}
+            elif not key.startswith(KEY):
+                raise ValueError("a record of another topic")
+            elif value is None:
+                gone[key[1:]] = None
+            else:
+                name = key[1:]
+                gone.pop(name, None)
+                before = taken.get(name)
+                if before is None or value[:8] == before[:8] or counted(value) >= counted(before):
+                    taken[name] = value
+        yield taken, newest
+    if gone:
+        yield gone, None
+
+
+def _read(value: bytes | None) -> Standing:
+    if value is None or len(value) != _STANDING.size:
+        raise ValueError("the standing has another size")
+    return Standing(*_STANDING.unpack(value))

@@ -51,13 +51,14 @@ class Checkpoint(NamedTuple):
 class States:
     """The states of this process. `clock` gives seconds since the epoch: an event far ahead of it is not one of now.
 
-    `sending` is for the one who writes the changelogs: whether the last checkpoint was queued, with all before it. `tables` are what
-    lookups read, by name; they outlive assignments.
+    `sending` and `failed` are for the one who writes the changelogs: the last checkpoint, done when it was queued or never will be, and
+    whether one was not written. `tables` are what lookups read, by name; they outlive assignments.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time, tables: Mapping[str, Rows] = MappingProxyType({})) -> None:
         self.clock, self.tables = clock, tables
-        self.sending: asyncio.Future[bool] | None = None
+        self.sending: asyncio.Future[None] | None = None
+        self.failed = False
         self.counts: defaultdict[str, Counter[str]] = defaultdict(Counter)  # what happened to all rows so far, by node
         self._places: dict[tuple[str, int], _Place] = {}
         self._passes: set[object] = set()  # of rows that are being counted, in any thread
@@ -90,6 +91,11 @@ class States:
             place = self._places[node, partition] = _Place(make())
         place.open = True
         return place.state  # type: ignore[return-value]  # a node has one kind of state
+
+    def look(self, node: str, partition: int) -> Keyed | None:
+        """Returns the state without counting anything in it; None before there is one."""
+        place = self._places.get((node, partition))
+        return None if place is None else place.state
 
     def put(self, node: str, partition: int, state: Keyed, count: int = 0) -> None:
         """Sets the state of a partition, as it was restored; `count` records of it were written since."""

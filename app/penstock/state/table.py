@@ -84,7 +84,9 @@ class Table:
 
     def restore(self, entries: Iterable[Entry]) -> None:
         """Applies records of the changelog. Raises ValueError for bytes that a table cannot have written."""
-        for values, standing in folded(entries, _CHUNK):
+        for values, standing in folded(entries, _CHUNK, self.standing):
+            if standing is not None and standing.offset < 0:
+                self._kept = {}
             for key, value in values.items():
                 if value is None:
                     self._kept.pop(key, None)

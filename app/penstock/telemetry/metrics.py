@@ -99,7 +99,13 @@ class Metrics:
     table_refused: Labelled[Counter] = _counter(
         "Records of a table that are no row: their key keeps the row that it had.", unit="records", labels=("table",)
     )
-    state_keys: Gauge = _gauge("Keys that the windows of this worker hold.", unit="keys")
+    match_rows: Labelled[Counter] = _counter(
+        "Rows of a match: pairs, and left events that went on without one (unmatched); of the events that came, those that were late or "
+        "replayed, and those that max_keys has evicted: see docs/matches.md.",
+        unit="rows",
+        labels=("match", "mark"),
+    )
+    state_keys: Gauge = _gauge("Keys that the windows and matches of this worker hold.", unit="keys")
 
     commits: Counter = _counter("Commits of offsets that the brokers accepted.", unit="commits")
     commit_failures: Counter = _counter("Commits of offsets that the brokers refused.", unit="commits")

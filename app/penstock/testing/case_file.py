@@ -206,6 +206,8 @@ class _Cases(_Reader):
         return Record("", body, None if key is None else key.encode(), headers, timestamp)
 
     def event(self, source: str, value: Value) -> bytes | None:
+        if isinstance(value, Scalar) and value.value is None:
+            return None
         if not isinstance(value, Mapped):
             self.report(value.mark, f"an event of {source} must be a mapping", 'or {raw: "text"}, {base64: ...}, null')
             return None

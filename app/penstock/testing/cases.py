@@ -54,7 +54,10 @@ def run_case(driver: TopologyDriver, case: Case) -> tuple[Mismatch, ...]:
     """Clears the driver and runs a case on it. Returns every mismatch; none means that the case passed."""
     driver.clear()
     for source, records in case.given:
-        driver.send_records(source, records)
+        try:
+            driver.send_records(source, records)
+        except ValueError as error:  # what is no row of a table
+            return (Mismatch(f"given.{source}", "rows", str(error), case.mark),)
     named = {expected.topic: expected for expected in case.expected}
     found: list[Mismatch] = []
     for where, topic, rows in _outcome(driver):

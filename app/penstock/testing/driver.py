@@ -19,6 +19,7 @@ from penstock import runtime
 from penstock.codecs import event_reader, event_writer
 from penstock.codecs.writers import Registry
 from penstock.engine.observe import Observers
+from penstock.errors import TopologyError
 from penstock.pipeline import Pace
 from penstock.provider import CPU
 from penstock.record import Header, Position, Record
@@ -54,6 +55,8 @@ class TopologyDriver:
         schema_registry: Registry | None = None,
     ) -> None:
         loaded = runtime.load(Path(topology), models=Path(models), schemas=Path(schemas), schema_registry=schema_registry)
+        if problems := runtime.forgotten(loaded.topology, "a test", nodes=()):
+            raise TopologyError(problems)
         self.topology = loaded.topology
         self.schemas = {**loaded.schemas, **loaded.tables}
         self._loaded = loaded
@@ -145,7 +148,7 @@ class TopologyDriver:
 
     def dead_letters(self, source: str) -> list[Record]:
         """Returns the failed records of a source, with the reason in the headers `__streams.errors.*`. Raises KeyError."""
-        return self.records(_named("source", source, self._sources).dead_letter)
+        return self.records(_named("source", source, {one.name: one for one in self.topology.sources}).dead_letter)
 
     def clear(self) -> None:
         """Removes every record, what nodes remember of them and the rows of tables, and keeps the offsets."""

@@ -24,12 +24,21 @@ def stage_order(topology: Topology, sinks: Mapping[str, Sequence[Sink]]) -> tupl
 
     `sinks` are those that the stage of each source writes. A source in a circle, or fed by one, is not in the order.
     """
-    ordered, circles = order({source.name: [name for name in sinks if _link(sinks, name, source)] for source in topology.sources})
+    ordered, circles = order(
+        {source.name: [name for name in sinks if _link(sinks, name, topics_of(topology, source))] for source in topology.sources}
+    )
     return ordered, list(_explain(topology, sinks, circles))
 
 
-def _link(sinks: Mapping[str, Sequence[Sink]], writer: str, reader: Source) -> Sink | None:
-    return next((sink for sink in sinks[writer] if sink.topic == reader.topic), None)
+def topics_of(topology: Topology, source: Source) -> tuple[str, ...]:
+    """Returns the topics that the stage of a source reads: of a match, those of both its sources."""
+    match = topology.match(source.name)
+    found = [source] if match is None else [one for name in match.sides if (one := topology.source(name)) is not None]
+    return tuple(one.topic for one in found)
+
+
+def _link(sinks: Mapping[str, Sequence[Sink]], writer: str, topics: Sequence[str]) -> Sink | None:
+    return next((sink for sink in sinks[writer] if sink.topic in topics), None)
 
 
 def _explain(topology: Topology, sinks: Mapping[str, Sequence[Sink]], circles: list[list[str]]) -> Iterator[Finding]:
@@ -37,8 +46,10 @@ def _explain(topology: Topology, sinks: Mapping[str, Sequence[Sink]], circles: l
     for circle in circles:
         first = circle.index(min(circle, key=lambda name: places[name]))
         path = [topology.sources[places[name]] for name in (*circle[first:-1], *circle[:first])]
-        way = "".join(f" -> topic {source.topic} -> source {source.name}" for source in (*path[1:], path[0]))
-        back = _link(sinks, path[-1].name, path[0])
+        links = [_link(sinks, before.name, topics_of(topology, one)) for before, one in zip(path, (*path[1:], path[0]), strict=True)]
+        topics = [link.topic for link in links if link is not None]
+        way = "".join(f" -> topic {topic} -> source {one.name}" for topic, one in zip(topics, (*path[1:], path[0]), strict=True))
+        back = links[-1]
         assert back is not None, "a circle is made of links"
         fix = "write to a topic that these sources do not read"
         if len(topology.sources) > 1:

@@ -1,8 +1,8 @@
 """A topology compared with the schemas and signatures that it names: every name resolved, every type compared with its reader.
 
 An event has one source. So one graph becomes one stage per source: the nodes and sinks that its fields can feed, directly or
-through other nodes. A node or sink that no single source can feed is a problem (streams are not joined here); so are a
-node that no sink reads and a source that reaches no sink. A stage may read what another stage writes (`chains`).
+through other nodes. A node or sink that no single source can feed is a problem, unless a match makes one of two (`matches`); so are a
+node that no sink reads and a source that reaches neither a sink nor a match. A stage may read what another stage writes (`chains`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from penstock.topology.clashes import clashes
 from penstock.topology.envelopes import GONE, operation
 from penstock.topology.feeds import Feeder
 from penstock.topology.kinds import kind_of
+from penstock.topology.matches import ask, divided, match_problems, matched
 from penstock.topology.order import order
 from penstock.topology.precomputed import precomputed_problems
 from penstock.topology.resolve import Finding, FromField, FromNode, Names, Report, Target, Wire, closest
@@ -63,12 +64,16 @@ def check(
     report = Report(topology.file)
     for mark, message, fix in clashes(topology):
         report.add(mark, message, fix)
+    declared, given = topology, schemas
+    topology, schemas = matched(topology, schemas)  # from here on, a match is a source
+    for mark, message, fix in (found for one in declared.matches for found in match_problems(one, given)):
+        report.add(mark, message, fix)
     known, graphs = _signatures(topology, schemas, signatures)
     for mark, message, fix in _ambiguous(topology, schemas, known):
         report.add(mark, message, fix)
     names = Names(topology, schemas, known, report)
     graph = _Graph(topology, names, graphs)
-    for source in topology.sources:
+    for source in declared.sources:
         if source.name in schemas:
             check_events(f"sources.{source.name}", source, schemas[source.name], report)
     for sink in topology.sinks:
@@ -81,13 +86,13 @@ def check(
         report.add(mark, message, fix)
     stages = []
     for name in dict.fromkeys([*ordered, *written]):
-        if (found := topology.source(name)) is not None and name in schemas:
+        if (found := topology.source(name)) is not None and name in schemas and (written[name] or not graph.only_matched(name)):
             # A circle is reported once, and not also as events that the next stage cannot read.
             known_readers = {sink.name: [one for one in readers(topology, sink) if one.name in ordered] for sink in written[name]}
             stages.append(graph.stage(found, schemas, sink_schemas, known_readers))
-    for mark, message, fix in precomputed_problems(topology, schemas, stages):
+    for mark, message, fix in precomputed_problems(declared, given, stages):
         report.add(mark, message, fix)
-    wiring = Wiring(topology, tuple(stages))
+    wiring = Wiring(declared, tuple(stages))
     return wiring, report.problems() or _stage_problems(wiring)
 
 
@@ -246,10 +251,16 @@ class _Graph:
             if node.name not in used | self.topology.conditions:
                 self.report.add(node.mark, f"nodes.{node.name}: no sink reads it, directly or through other nodes", "read it, or remove it")
         for source in self.topology.sources:
+            if self.only_matched(source.name):
+                continue
             if not starved and not any(self.feeds(source, sink) for sink in self.topology.sinks):
                 self.report.add(
                     source.mark, f"sources.{source.name}: its events reach no sink", "remove it, or add a sink that it can fill"
                 )
+
+    def only_matched(self, source: str) -> bool:
+        """Whether the events of a source have a reader although no sink is fed by them: a match."""
+        return any(source in one.sides for one in self.topology.matches)
 
     def feeds(self, source: Source, sink: Sink) -> bool:
         return all(self.fed(source, target, self.runs[source.name]) for _, target in self.read_by_sink(sink))
@@ -296,9 +307,12 @@ class _Graph:
             for sink in sinks
         ]
         id = feeder.id()
+        match = self.topology.match(source.name)
+        gather = None if match is None else ask(match, self.topology, schemas, feeder.columns)
         least = _lengths([part for step in steps for feed in step.feeds for part in feed.parts], emits)
         steps = [replace(step, least=tuple(least.get(column, 0) for column in step.columns)) for step in steps]
-        return Stage(source.name, (Input(source, feeder.columns.all(), id),), tuple(steps), tuple(emits))
+        stage = Stage(source.name, (Input(source, feeder.columns.all(), id),), tuple(steps), tuple(emits))
+        return stage if gather is None else divided(stage, gather, self.topology)
 
     def _outputs(self, node: Node, asked: Iterable[Target | None]) -> tuple[Tensor, ...]:
         signature = self.names.signatures.get(node.name)
@@ -328,7 +342,10 @@ class _Graph:
             unfed_refs = [ref for ref, target in read if not self.fed(source, target, self.runs[source.name])]
             missing = dict.fromkeys("what its `when` reads" if ref.head in self.topology.conditions else ref.text for ref in unfed_refs)
             lacks.append(f"{source.name} lacks {', '.join(missing)}")
-        fix = "an event has one source: read only what one source has, or join the streams before they get here"
+        fix = "an event has one source: read only what one source has, or match two of them: sources: {NAME: {match: ...}}"
+        heads = {ref.head for ref, _ in read}
+        if match := next((one for one in self.topology.matches if len(heads & {one.name, *one.sides}) > 1), None):
+            fix = f"{match.left} and {match.right} are the sources alone: write {match.name}.{match.left}.FIELD for the events that match"
         self.report.add(item.mark, f"{where}: no single source feeds it: {'; '.join(lacks)}", fix)
 
 

@@ -9,6 +9,7 @@ from typing import Final
 from penstock.provider import CPU
 from penstock.topology.chains import readers
 from penstock.topology.kinds import kind_of
+from penstock.topology.matches import match_clashes
 from penstock.topology.names import FIELD, topic_problem
 from penstock.topology.resolve import Finding
 from penstock.topology.spec import Mark, Sink, Source, Topology
@@ -37,6 +38,7 @@ def clashes(topology: Topology) -> Iterator[Finding]:
         yield from kind_of(node).clashes(node)
     yield from stage_clashes(topology)
     yield from table_clashes(topology)
+    yield from match_clashes(topology)
     for source in topology.sources:
         yield from _source_clashes(source)
     for part, one in (*(("sources", one) for one in topology.sources), *(("tables", one) for one in topology.tables)):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from penstock.errors import Problem
 from penstock.topology.document import Listed, Mapped, Scalar, Value
 from penstock.topology.names import any_of, did_you_mean
-from penstock.topology.shapes import Choice, Flag, Forms, Keys, Kinds, Listing, Literal, Named, Nested, Shape, Text, Whole
+from penstock.topology.shapes import Choice, Either, Flag, Forms, Keys, Kinds, Listing, Literal, Named, Nested, Shape, Text, Whole
 from penstock.topology.spec import Mark
 
 __all__ = ["conform"]
@@ -46,6 +46,8 @@ def _differ(value: Value, shape: Shape, path: str) -> Iterator[Difference]:
             yield from _differ_names(value, shape, path)
         case Keys(), Mapped():
             yield from _differ_keys(value, shape, path)
+        case Either(), Mapped():
+            yield from _differ_keys(value, shape.plain if value.get(shape.key) is None else shape.marked, path)
         case Kinds(), Mapped():
             kind = value.get("kind")
             yield from _differ_keys(value, shape.named(kind.value if isinstance(kind, Scalar) else None), path)
@@ -149,6 +151,8 @@ def _expected(shape: Shape) -> str:  # noqa: PLR0911  a case per shape
             return "a list"
         case Named(what=what):
             return f"a mapping with a key for each {what}"
+        case Either(plain=plain):
+            return _expected(plain)
         case Keys() | Kinds():
             return f"a mapping with {', '.join(shape.keys if isinstance(shape, Keys) else shape.named(None).keys)}"
         case Forms(text, listing, mapping):

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from penstock.topology.kinds import kind_of
 from penstock.topology.order import order
-from penstock.topology.spec import Node, Ref, Sink, Source, Table, Topology
-from penstock.topology.wiring import Part, Wiring
+from penstock.topology.spec import Match, Node, Ref, Sink, Source, Table, Topology
+from penstock.topology.wiring import Matched, Part, Stage, Wiring
 
 __all__ = ["mermaid", "text"]
 
@@ -61,6 +61,7 @@ def _items(topology: Topology, wiring: Wiring | None) -> list[_Item]:
     """Returns sources, tables, nodes and sinks, each after what it reads and otherwise in this order; those in a cycle come last."""
     edges = _edges_of_file(topology) if wiring is None else _edges_of_wiring(wiring)
     items = [_source(topology, source) for source in topology.sources]
+    items += [_match(match) for match in topology.matches]
     items += [_table(table) for table in topology.tables]
     of_tables = {node.name: (f"tables.{node.table}",) for node in topology.lookups if topology.table(node.table) is not None}
     items += [_node(node, (*of_tables.get(node.name, ()), *edges[f"nodes.{node.name}"])) for node in topology.nodes]
@@ -81,6 +82,13 @@ def _table(table: Table) -> _Item:
     return _Item(f"tables.{table.name}", "table", table.name, detail, (), ("[[", "]]"))
 
 
+def _match(match: Match) -> _Item:
+    by = " and ".join(f"{name}.{field}" for name, fields in zip(match.sides, match.by, strict=True) for field in fields)
+    kept = f", {match.left} without {match.right} too" if match.unmatched == "keep" else ""
+    detail = f"by {by}, within {match.within_ms / 1000:g} s{kept}"
+    return _Item(f"sources.{match.name}", "match", match.name, detail, tuple(f"sources.{name}" for name in match.sides), ("{{", "}}"))
+
+
 def _node(node: Node, reads: tuple[str, ...]) -> _Item:
     kind = kind_of(node)
     detail = kind.detail(node) + (", materialised" if node.materialize is not None else "")
@@ -97,16 +105,21 @@ def _edges_of_wiring(wiring: Wiring) -> dict[str, dict[str, None]]:
     for stage in wiring.stages:
         for step in stage.steps:
             for part in (part for feed in step.feeds for part in feed.parts):
-                edges[f"nodes.{step.node.name}"][_origin(part, stage.source.name)] = None
+                edges[f"nodes.{step.node.name}"][_origin(part, _reads(stage))] = None
             if step.node.when is not None:
                 edges[f"nodes.{step.node.name}"][f"nodes.{step.node.when.condition}"] = None
         for emit in stage.emits:
             parts = [field.part for field in emit.fields]
             for part in parts if emit.key is None else [*parts, emit.key]:
-                edges[f"sinks.{emit.sink.name}"][_origin(part, stage.source.name)] = None
+                edges[f"sinks.{emit.sink.name}"][_origin(part, _reads(stage))] = None
             if emit.sink.when is not None:
                 edges[f"sinks.{emit.sink.name}"][f"nodes.{emit.sink.when.condition}"] = None
     return edges
+
+
+def _reads(stage: Stage) -> str:
+    """Returns the source whose events the stage runs."""
+    return stage.gather.match.name if isinstance(stage.gather, Matched) else stage.source.name
 
 
 def _origin(part: Part, source: str) -> str:
@@ -134,7 +147,7 @@ def _meant(topology: Topology, refs: Iterable[Ref]) -> dict[str, None]:
     for ref in refs:
         if topology.node(ref.head):
             found[f"nodes.{ref.head}"] = None
-        elif topology.source(ref.head):
+        elif topology.source(ref.head) or topology.match(ref.head):
             found[f"sources.{ref.head}"] = None
         else:
             found.update(dict.fromkeys(f"sources.{source.name}" for source in topology.sources))

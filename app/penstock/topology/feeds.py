@@ -355,7 +355,11 @@ class Feeder:
                 return None
             if (absent := self.topology.absent(target.node, target.tensor.name, sink)) is not None:
                 message = f"{where}: {ref.text!r} is null {absent.why}, and their records would have no key"
-                fix = f"give it when: {target.node}, or name another key" if absent.fix else "name another key"
+                fix = (
+                    f"give it when: {target.node}, or name another key"
+                    if absent.fix
+                    else "name another key, such as a rule with coalesce(...)"
+                )
                 self.report.add(ref.mark, message, fix)
                 return None
             given = self._of_node(sink, ref, target.node, target.tensor, where)

@@ -20,6 +20,7 @@ from penstock.topology.shapes import (
     REFERENCE,
     TOPIC_NAME,
     Choice,
+    Either,
     Flag,
     Forms,
     Key,
@@ -75,10 +76,37 @@ _TABLE: Final = Keys(
         ),
         "history": Key(DURATION, "For how long replaced rows are kept: a lookup then sees the row of the event's time, else the last one."),
         "time": Key(FIELD_TEXT, "With a history, the field from whose time a row holds; the record's timestamp when omitted."),
-        **{name: _SOURCE.keys[name] for name in ("format", "key_schema", "coerce", "max_bytes")},
+        "format": Key(Choice(("json", "json-confluent", *_BINARY)), "How values are encoded.", default="json"),
+        **{name: _SOURCE.keys[name] for name in ("key_schema", "coerce", "max_bytes")},
         "envelope": Key(Choice(("debezium",)), "What wraps the rows: a deletion in Debezium's changes removes its row."),
     }
 )
+
+_BY: Final = Forms(text=FIELD_TEXT, listing=Listing(FIELD_TEXT))
+
+_MATCH: Final = Keys(
+    {
+        "left": Key(ENTRY_NAME, "The source whose events get partners: the pair has their id, timestamp, key and headers.", required=True),
+        "right": Key(ENTRY_NAME, "The source that the partners come from.", required=True),
+        "by": Key(
+            Forms(text=FIELD_TEXT, listing=Listing(FIELD_TEXT), mapping=Named("source", ENTRY_NAME, _BY)),
+            "The fields that are equal in both: one name or a list, or by source where the names differ.",
+            required=True,
+        ),
+        "within": Key(DURATION, "How much later than the left event a right one may be.", required=True),
+        "before": Key(DURATION, "How much earlier than the left event a right one may be; not at all when omitted."),
+        "unmatched": Key(
+            Choice(("drop", "keep")), "What becomes of a left event without a partner; kept, it has null for the right one.", default="drop"
+        ),
+        "lateness": Key(DURATION, "How far behind the newest of its partition an event may come and find its partners.", default="1m"),
+        "ahead": Key(DURATION, "How far ahead of the clock an event may be; one further ahead is a dead letter.", default="1h"),
+        "max_keys": Key(
+            Whole(1, 1_000_000_000), "Keys of each side of a partition that are kept at the most; then the oldest go.", default=10_000_000
+        ),
+    }
+)
+
+_MATCHED: Final = Keys({"match": Key(_MATCH, "Two sources, whose events with the same key become one event.", required=True)})
 
 _MATERIALIZE: Final = Keys(
     {
@@ -165,7 +193,11 @@ _RELEASES: Final = Keys(
 TOPOLOGY: Final = Keys(
     {
         "topology": Key(ENTRY_NAME, "The topology's name.", required=True),
-        "sources": Key(Named("source", ENTRY_NAME, _SOURCE), "Topics to read events from.", required=True),
+        "sources": Key(
+            Named("source", ENTRY_NAME, Either("match", _MATCHED, _SOURCE)),
+            "Topics to read events from, and matches of two.",
+            required=True,
+        ),
         "tables": Key(Named("table", ENTRY_NAME, _TABLE), "Topics whose newest event of each key is a row, for nodes of kind lookup."),
         "nodes": Key(Named("node", ENTRY_NAME, Kinds(KINDS, _NODE)), "Registered models and what they read.", required=True),
         "sinks": Key(Named("sink", ENTRY_NAME, _SINK), "Topics to write predictions to.", required=True),
@@ -204,6 +236,8 @@ def _schema(shape: Shape) -> dict[str, Any]:  # noqa: PLR0911  a case per shape
         case Named(_, key, of, empty):
             names = {"propertyNames": {"pattern": key.pattern}, "additionalProperties": _schema(of)}
             return {"type": "object", "minProperties": 0 if empty else 1, **names}
+        case Either(marked=marked, plain=plain):
+            return {"anyOf": [_schema(plain), _schema(marked)]}
         case Forms() | Kinds():
             schemas = [_schema(form) for form in _forms(shape)]
             return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}

@@ -16,7 +16,7 @@ from typing import Any, cast
 from penstock.errors import Problem, TopologyError
 from penstock.host import read_regular
 from penstock.topology.conform import conform
-from penstock.topology.document import MAX_BYTES, Listed, Scalar, Value, read
+from penstock.topology.document import MAX_BYTES, Listed, Mapped, Scalar, Value, read
 from penstock.topology.kinds import KINDS
 from penstock.topology.kinds.rule import condition
 from penstock.topology.kinds.window import rules_of
@@ -25,6 +25,7 @@ from penstock.topology.spec import (
     Format,
     Join,
     LookupNode,
+    Match,
     Materialize,
     Node,
     Precomputed,
@@ -82,7 +83,8 @@ def _topology(root: Value, file: str) -> Topology:
         if isinstance(text, Scalar) and when is not None and when.like is None:
             conditions.append(condition(sink.name, f"sinks.{sink.name}.when", text))
     nodes = {node.name: node for node in (*conditions, *(_node(key, value, texts) for key, value in items(top["nodes"])))}
-    sources = tuple(_source(key, value) for key, value in items(top["sources"]))
+    declared = [(key, value, keys(value).get("match")) for key, value in items(top["sources"])]
+    sources = tuple(_source(key, value) for key, value, match in declared if match is None)
     tables = tuple(_table(key, value) for key, value in items(top.get("tables")))
     return Topology(
         name=word(top["topology"]),
@@ -94,6 +96,7 @@ def _topology(root: Value, file: str) -> Topology:
         providers=providers(top.get("providers")),
         precomputed=_precomputed(top["precomputed"]) if "precomputed" in top else None,
         tables=tables,
+        matches=tuple(_match(key, match) for key, _, match in declared if match is not None),
         marks=marks(root),
     )
 
@@ -125,6 +128,26 @@ def _table(name: Scalar, value: Value) -> Table:
     if "coerce" in given:
         declared["coerce"] = words(given["coerce"])
     return Table(name=name.text, mark=name.mark, marks=marks(value), **declared)
+
+
+def _match(name: Scalar, value: Value) -> Match:
+    given = keys(value)
+    left, right = word(given["left"]), word(given["right"])
+    named = keys(given["by"]) if isinstance(given["by"], Mapped) else {left: given["by"], right: given["by"]}
+    by = {source: (word(one),) if isinstance(one, Scalar) else words(one) for source, one in named.items()}
+    found: dict[str, Any] = {f"{key}_ms": duration(given[key]) for key in ("before", "lateness", "ahead") if key in given}
+    found |= {key: one for key, one in plain(value).items() if key in ("unmatched", "max_keys")}
+    places = marks(value) | {f"by.{source}": one.mark for source, one in named.items()}
+    return Match(
+        name=name.text,
+        left=left,
+        right=right,
+        by=(by.get(left, ()), by.get(right, ())),
+        within_ms=duration(given["within"]),
+        mark=name.mark,
+        marks=places,
+        **found,
+    )
 
 
 def _node(name: Scalar, value: Value, texts: Mapping[str, Scalar]) -> Node:

@@ -80,6 +80,7 @@ class Names:
         self.schemas = schemas
         self.signatures = signatures
         self.report = report
+        self._bare_schemas = {name: one for name, one in schemas.items() if topology.match(name) is None}  # names alone mean no pair
         # While something is broken, "no sink reads it" would only report the same mistake again.
         self.dangling = len(schemas) < len(topology.sources) or len(signatures) < len(topology.nodes)
 
@@ -156,9 +157,9 @@ class Names:
 
         Where several records have such fields, those of the record with the most of them are named, and the other records.
         """
-        found = {name: _paths(name, self.schemas.values()) for name in tensors}
+        found = {name: _paths(name, self._bare_schemas.values()) for name in tensors}
         counted = Counter(path.rpartition(".")[0] for paths in found.values() for path in paths)
-        certain = {path for schema in self.schemas.values() for path in schema.certain}
+        certain = {path for schema in self._bare_schemas.values() for path in schema.certain}
         records = sorted(counted, key=lambda record: (record not in certain, -counted[record]))
         best = {name: next((path for record in records if (path := f"{record}.{name}") in found[name]), "") for name in tensors}
         text = "add inputs: {" + ", ".join(f"{name}: {path or 'FIELD or NODE.OUTPUT'}" for name, path in best.items()) + "}"
@@ -168,7 +169,7 @@ class Names:
 
     def _field(self, path: str, index: int | None, source: str | None = None) -> FromField:
         """Returns the field, or its item where an index picks one of an array whose size is open."""
-        schemas = self.schemas.values() if source is None else [self.schemas[source]] if source in self.schemas else []
+        schemas = self._bare_schemas.values() if source is None else [self.schemas[source]] if source in self.schemas else []
         found = [field for schema in schemas if (field := schema.field(path)) is not None]
         if index is not None and found and all(field.items is not None and field.size is None for field in found):
             return FromField(f"{path}[{index}]", source)
@@ -181,16 +182,16 @@ class Names:
 
     def has_field(self, name: str) -> bool:
         """Whether some source has the field."""
-        return any(schema.field(name) is not None for schema in self.schemas.values())
+        return any(schema.field(name) is not None for schema in self._bare_schemas.values())
 
     def _in_events(self, name: str) -> bool:
         """Whether the events of some source have a field of this name, not only their records."""
-        return any(schema.has(name) for schema in self.schemas.values())
+        return any(schema.has(name) for schema in self._bare_schemas.values())
 
     def _bare(self, ref: Ref, where: str) -> Target | None:
         node, source = self.topology.node(ref.head), self.topology.source(ref.head)
         if node and self._in_events(ref.head):
-            owner = next(name for name, schema in self.schemas.items() if schema.has(ref.head))
+            owner = next(name for name, schema in self._bare_schemas.items() if schema.has(ref.head))
             signature = self.signatures.get(node.name)
             output = signature.outputs[0].name if signature and signature.outputs else "OUTPUT"
             fix = f"write {owner}.{ref.head} for the field or {ref.head}.{output} for the node, or rename one of them"
@@ -207,7 +208,7 @@ class Names:
         elif len(self.schemas) < len(self.topology.sources):
             self.dangling = True  # it may be a field of a schema that could not be read, which has been reported
         else:
-            fix = _inside(ref.head, self.schemas.values()) or did_you_mean(ref.head, self._heads(sources=False))
+            fix = _inside(ref.head, self._bare_schemas.values()) or did_you_mean(ref.head, self._heads(sources=False))
             self.nowhere(ref.mark, f"{where}: {ref.text!r} is neither a field nor a node", fix)
         return None
 
@@ -215,21 +216,21 @@ class Names:
         signature = self.signatures.get(ref.head)
         if signature is None:
             return FromNode(ref.head, None)
-        outputs = [tensor.name for tensor in signature.outputs]
+        outputs = [tensor.name for tensor in signature.outputs if not tensor.name.endswith("?")]  # no file can name those
         if ref.tail is None:
-            if len(outputs) == 1:
+            if len(signature.outputs) == 1:
                 return FromNode(ref.head, signature.outputs[0])
-            fix = f"write {any_of(f'{ref.head}.{output}' for output in outputs)}"
+            fix = f"write {any_of(f'{ref.head}.{output}' for output in outputs[:SHOWN])}" + (", ..." if outputs[SHOWN:] else "")
             self.report.add(ref.mark, f"{where}: the node {ref.head!r} has {len(outputs)} outputs", fix)
             return None
-        tensor = signature.output(ref.tail)
+        tensor = signature.output(ref.tail) if ref.tail in outputs else None
         if tensor is None:
             self.nowhere(ref.mark, f"{where}: the node {ref.head!r} has no output {ref.tail!r}", did_you_mean(ref.tail, outputs))
             return None
         return FromNode(ref.head, tensor)
 
     def _heads(self, *, sources: bool = True) -> Iterable[str]:
-        yield from (field.name for schema in self.schemas.values() for field in schema.fields)
+        yield from (field.name for schema in self._bare_schemas.values() for field in schema.fields)
         yield from (node.name for node in self.topology.nodes if node.name not in self.topology.conditions)
         yield from (source.name for source in self.topology.sources if sources)
 

@@ -29,6 +29,7 @@ __all__ = [
     "THRESHOLD_TEXT",
     "TOPIC_NAME",
     "Choice",
+    "Either",
     "Flag",
     "Forms",
     "Key",
@@ -164,7 +165,16 @@ class Kinds:
         return Keys({"kind": Key(Choice(kinds), "What the node is for.", required=True), **keys.keys, **self.shared}, keys.one_of)
 
 
-Shape = Text | Choice | Whole | Flag | Literal | Nested | Listing | Named | Keys | Forms | Kinds
+@dataclass(frozen=True, slots=True)
+class Either:
+    """A mapping of one of two forms: `marked` if it has the key `key`, else `plain`."""
+
+    key: str
+    marked: Keys
+    plain: Keys
+
+
+Shape = Either | Text | Choice | Whole | Flag | Literal | Nested | Listing | Named | Keys | Forms | Kinds
 
 ENTRY_NAME: Final = Text("a name (letters, digits, _ and -, not beginning with a digit)", NAME)
 FIELD_NAME: Final = Text("a field name (letters, digits and _; inside a record: after.amount)", FIELD)

@@ -16,13 +16,13 @@ from penstock.schema import Coercion, Missing
 from penstock.signature import Tensor
 
 __all__ = [
-    "CONDITION", "FOUND", "Absent", "Aggregated", "Constant", "Entry", "Feature", "Input", "Join", "LookupNode", "Mark", "Materialize",
-    "ModelNode", "ModelRef", "Node", "Output", "Precomputed", "Ref", "Releases", "Requirement", "RuleNode", "Sink", "Source", "Table",
-    "Topology", "When", "WindowNode", "condition_of", "there",
+    "CONDITION", "FOUND", "Absent", "Aggregated", "Constant", "Entry", "Feature", "Input", "Join", "LookupNode", "Mark", "Match",
+    "Materialize", "ModelNode", "ModelRef", "Node", "Output", "Precomputed", "Ref", "Releases", "Requirement", "RuleNode", "Sink", "Source",
+    "Table", "Topology", "When", "WindowNode", "condition_of", "there",
 ]  # fmt: skip
 
 Format = Literal["json", "json-confluent", "avro", "avro-confluent", "protobuf", "protobuf-confluent", "bytes"]
-Aggregated = Literal["count", "sum", "mean", "min", "max", "variance", "first", "last", "last_k", "rate", "since"]
+Aggregated = Literal["count", "sum", "mean", "min", "max", "variance", "first", "last", "last_k", "rate", "since", "distinct", "quantile"]
 Constant = bool | int | float | str | tuple["Constant", ...]  # tuples are nested like the axes of a tensor
 CONDITION: Final = "when"  # the only output of a rule that is a condition
 FOUND: Final = "found"  # the output of a lookup that says whether its table has the key
@@ -158,6 +158,33 @@ class Table(Source):
 
 
 @dataclass(frozen=True, slots=True)
+class Match(Entry):
+    """A source whose events are pairs: an event of the source `left`, and one of `right` with the same key whose time is near.
+
+    `by` are the fields of the key, of the left event and of the right one. The right event is at most `within_ms` later than the left one,
+    and at most `before_ms` earlier. A left event without a partner is dropped, or kept with null in the place of the right one. It has
+    none when the right topic is read `lateness_ms` beyond its time. `ahead_ms` is how far ahead of the clock an event may be, and
+    `max_keys` bounds the keys of a side of a partition.
+    """
+
+    name: str
+    left: str
+    right: str
+    by: tuple[tuple[str, ...], tuple[str, ...]]
+    within_ms: int
+    before_ms: int = 0
+    unmatched: Literal["drop", "keep"] = "drop"
+    lateness_ms: int = 60_000
+    ahead_ms: int = 3_600_000
+    max_keys: int = 10_000_000
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        """The names of the sources that it reads."""
+        return self.left, self.right
+
+
+@dataclass(frozen=True, slots=True)
 class When:
     """The events of a node or a sink: those for which the rule `condition` is true, which the parser made of the text in the file.
 
@@ -269,7 +296,7 @@ class RuleNode(Node):
 class Feature:
     """A feature of a window: an aggregate `kind` of what `of` names, or of the events themselves, among those for which `where` is true.
 
-    `k` is how many values `last_k` has.
+    `k` is how many values `last_k` has, and `q` which share of the values lies below a `quantile`.
     """
 
     name: str
@@ -277,12 +304,13 @@ class Feature:
     of: Ref | None = None
     where: Ref | None = None
     k: int = 1
+    q: float | None = None
     mark: Mark = field(default=Mark(), compare=False)
 
     @property
     def nullable(self) -> bool:
-        """Whether it has no value where the window has none: a count, a sum and a rate are 0 then."""
-        return self.kind not in ("count", "sum", "rate")
+        """Whether it has no value where the window has none: counts, a sum and a rate are 0 then."""
+        return self.kind not in ("count", "sum", "rate", "distinct")
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +347,7 @@ class LookupNode(Node):
     """The row of a table that has the values of `by` as its key, in the order of the table's.
 
     `time` is the event's, None for that of the source; it is read where the table is `historical`. `keyed` are the dtypes of the table's
-    key, and `columns` its fields: both are empty until its schema is read.
+    key, and `columns` its fields, None until its schema is read.
     """
 
     table: str
@@ -327,12 +355,12 @@ class LookupNode(Node):
     time: Ref | None = None
     historical: bool = False
     keyed: tuple[str, ...] = ()
-    columns: tuple[Tensor, ...] = ()
+    columns: tuple[Tensor, ...] | None = None
 
     @property
     def names(self) -> frozenset[str]:
         """The outputs that are fields of the table."""
-        return frozenset(one.name for one in self.columns)
+        return frozenset(one.name for one in self.columns or ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,12 +440,16 @@ class Topology(Entry):
     providers: tuple[Provider, ...] = ()
     precomputed: Precomputed | None = None
     tables: tuple[Table, ...] = ()
+    matches: tuple[Match, ...] = ()
 
     def source(self, name: str) -> Source | None:
         return next((source for source in self.sources if source.name == name), None)
 
     def table(self, name: str) -> Table | None:
         return next((table for table in self.tables if table.name == name), None)
+
+    def match(self, name: str) -> Match | None:
+        return next((match for match in self.matches if match.name == name), None)
 
     def node(self, name: str) -> Node | None:
         return next((node for node in self.nodes if node.name == name), None)

@@ -24,7 +24,7 @@ from penstock.topology.names import topic_problem
 from penstock.topology.order import order
 from penstock.topology.resolve import Finding
 from penstock.topology.spec import Join, Materialize, Node, Sink, Source, Topology
-from penstock.topology.wiring import Emit, Gap, Input, Joined, OutputField, Part, Stage, Step, Wiring
+from penstock.topology.wiring import Emit, Gap, Input, Joined, Matched, OutputField, Part, Stage, Step, Wiring
 
 __all__ = ["Between", "Cut", "cut", "letters_of", "stage_clashes", "stage_problems", "topics_between"]
 
@@ -51,7 +51,7 @@ class Between:
 class Cut:
     """The stages on Kafka, each after those that feed it, and the topics between them, by node. `wiring` names them as sources and sinks.
 
-    `processes` are what runs together, by name: each stage at a materialised topic alone, all others as "".
+    `processes` are what runs together, by name: each stage at a materialised topic or with a match alone, all others as "".
     """
 
     wiring: Wiring
@@ -65,7 +65,7 @@ class Cut:
         return ({"": rest} if rest else {}) | apart
 
     def _is_apart(self, stage: Stage) -> bool:
-        return stage.name in self.between or any(one.behind for one in stage.inputs)
+        return stage.name in self.between or isinstance(stage.gather, Matched) or any(one.behind for one in stage.inputs)
 
 
 def cut(wiring: Wiring, prefix: str) -> Cut:
@@ -210,19 +210,25 @@ class _Pieces:
         if piece.begins:
             inputs = tuple(self._input(self.between[one], reads) for one in piece.begins)
         else:
-            (only,) = self.stage.inputs
-            columns = tuple(column for column in only.columns if column.name in reads or column.name == only.id)
-            inputs = (Input(only.source, columns, only.id),)
+            inputs = tuple(self._kept(one, reads) for one in self.stage.inputs)
         emits = piece.emits
         if piece.node:
             one = self.between[piece.node]
             emits = (Emit(_sink(one), tuple(one.fields.values()), self._steps[piece.node].key),)
+        if not piece.begins and isinstance(self.stage.gather, Matched):
+            return Stage(piece.name, inputs, tuple(piece.steps), emits, self.stage.gather)
         if (join := _join_of(piece)) is None or len(inputs) < 2:
             return Stage(piece.name, inputs, tuple(piece.steps), emits)
         gather = _joined(join, inputs)
         if not piece.node:  # a topic between stages has the value of `missing`: the nodes behind it read that
             emits = tuple(self._with_gaps(emit, inputs, gather) for emit in emits)
         return Stage(piece.name, inputs, tuple(piece.steps), emits, gather)
+
+    def _kept(self, one: Input, reads: Mapping[str, None]) -> Input:
+        """Returns the input with the columns that a stage at the source reads, its event's id, and what it gathers its rows by."""
+        gather = self.stage.gather
+        by = {*gather.by[0], *gather.by[1], *gather.times} if isinstance(gather, Matched) else set()
+        return replace(one, columns=tuple(column for column in one.columns if column.name in {*reads, *by, one.id}))
 
     def _with_gaps(self, emit: Emit, inputs: Sequence[Input], gather: Joined) -> Emit:
         """Returns the emit with null where it writes what only a member has that may be missing."""
@@ -299,6 +305,7 @@ def stage_problems(wiring: Wiring) -> Iterator[Finding]:
         if len(several := _with(found.wiring, node.name)) > 1:
             message = f"nodes.{node.name}: the stages {' and '.join(several)} would each keep a state of it"
             yield node.mark, message, "add materialize: true, so that it runs in one stage"
+    yield from _match_problems(wiring, found)
     yield from _joins_problems(found)
     for one in found.between.values():
         for column, carried in one.fields.items():
@@ -312,11 +319,31 @@ def _with(wiring: Wiring, node: str) -> list[str]:
     return [stage.name for stage in wiring.stages if any(step.node.name == node for step in stage.steps)]
 
 
+def _match_problems(wiring: Wiring, found: Cut) -> Iterator[Finding]:
+    """Yields the matches that two stages would remember, and what recognises events by their place: pairs of one left event share it."""
+    fix = "write the pairs to a sink, and read their topic with a source"
+    for whole in wiring.stages:
+        if not isinstance(whole.gather, Matched):
+            continue
+        match = whole.gather.match
+        stages = [one.name for one in found.wiring.stages if isinstance(one.gather, Matched) and one.gather.match == match]
+        if len(stages) > 1:
+            message = f"sources.{match.name}: the stages {' and '.join(stages)} would each remember its events"
+            yield match.mark, message, "materialise one node that reads it, and let the others read that"
+        for node in (step.node for step in whole.steps):
+            if node in wiring.topology.windows:
+                message = f"nodes.{node.name}: it reads the match {match.name}, and a window counts each event of a topic once"
+                yield node.mark, message, fix
+            if node.join is not None:
+                message = f"nodes.{node.name}.join: pairs of the match {match.name} may have the same id, by which records are joined"
+                yield node.at("join"), message, fix
+
+
 def _joins_problems(found: Cut) -> Iterator[Finding]:
     """Yields the stages that read several topics and do not say how, and the other way round."""
     wiring, used = found.wiring, set[str]()
     for stage in wiring.stages:
-        nodes = [one.behind for one in stage.inputs]
+        nodes = [one.behind for one in stage.inputs if one.behind]  # of those that a match reads, none
         joins = [step.node for step in stage.steps if step.node.join is not None]
         used |= {node.name for node in joins if len(nodes) > 1}
         if len(nodes) > 1 and not joins:

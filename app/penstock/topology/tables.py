@@ -11,7 +11,7 @@ from penstock.signature import Tensor
 from penstock.topology.kinds.reads import KEYS
 from penstock.topology.names import did_you_mean, topic_problem
 from penstock.topology.resolve import Finding, closest
-from penstock.topology.spec import Table, Topology
+from penstock.topology.spec import FOUND, Table, Topology
 
 __all__ = ["TIME", "columns_of", "filled", "key_column", "table_clashes", "table_problems"]
 
@@ -27,6 +27,12 @@ def table_clashes(topology: Topology) -> Iterator[Finding]:
             yield table.mark, f"{where}: a source on line {source.mark.line} has this name", "rename one of them"
         if problem := topic_problem(table.topic):
             yield table.at("topic"), f"{where}: {problem}", "choose another name"
+        others = {one.topic: f"read by the source {one.name!r}" for one in topology.sources}
+        others |= {one.dead_letter: f"the dead-letter topic of the source {one.name!r}" for one in topology.sources}
+        others |= {one.topic: f"written by the sink {one.name!r}" for one in topology.sinks}
+        if table.topic in others:
+            message = f"{where}: the topic {table.topic!r} is {others[table.topic]}, and the rows of a table are kept in another way"
+            yield table.at("topic"), message, "use a separate topic"
         if table.name not in read:
             yield table.mark, f"{where}: no lookup reads it", f"add a node: {{kind: lookup, table: {table.name}, by: FIELD}}, or remove it"
         if table.time is not None and not table.history_ms:
@@ -48,14 +54,21 @@ def table_clashes(topology: Topology) -> Iterator[Finding]:
 def table_problems(table: Table, schema: Schema) -> Iterator[Finding]:
     """Yields what is wrong with the key of a table, by its schema."""
     where = f"tables.{table.name}.key"
+    if not table.key and schema.has("key"):
+        message = f"{where}: {table.schema} has a field 'key', so the record's key cannot be read"
+        yield table.mark, message, "write key: key for the field, or rename it in the schema"
+        return
     for name in table.keyed_by:
         field = schema.field(name)
         if field is None and not table.key:
             names = ", ".join(f"key.{one.name}" for one in (schema.beside.key.fields if schema.beside and schema.beside.key else ())[:3])
             yield table.mark, f"{where}: the records' keys have fields", f"name those of the table's key: {names}"
+        elif field is None and name.startswith("key.") and schema.beside is not None and schema.beside.key is not None:
+            fix = did_you_mean(name, [f"key.{one.name}" for one in schema.beside.key.fields])
+            yield table.at("key"), f"{where}: {table.key_schema} has no field {name.removeprefix('key.')!r}", fix
         elif field is None:
             yield table.at("key"), f"{where}: {table.schema} has no field {name!r}", closest(name, [schema])
-        elif field.items is not None or field.dtype not in KEYS:
+        elif field.items is not None or field.dtype not in KEYS or field.kind == "timestamp":
             yield table.at("key"), f"{where}: the field {name!r} is of kind {field.kind}", "a key is text, a whole number or true and false"
 
 
@@ -80,6 +93,6 @@ def filled(topology: Topology, schemas: Mapping[str, Schema]) -> Topology:
         table, schema = topology.table(node.table), schemas.get(node.table)
         if table is not None and schema is not None:
             keyed = (schema.field(name) for name in table.keyed_by)
-            columns = tuple(Tensor(one.name, one.dtype) for one in schema.scalars())
+            columns = tuple(Tensor(one.name, one.dtype) for one in schema.scalars() if one.name != FOUND)
             made.append(replace(node, keyed=tuple(one.dtype for one in keyed if one is not None), columns=columns))
     return topology.with_nodes(made)

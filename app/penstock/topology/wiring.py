@@ -13,9 +13,9 @@ from penstock.expressions import Graph
 from penstock.joins import Quorum
 from penstock.schema import Column, Missing
 from penstock.signature import Tensor
-from penstock.topology.spec import Constant, Node, Sink, Source, Topology
+from penstock.topology.spec import Constant, Match, Node, Sink, Source, Topology
 
-__all__ = ["Each", "Emit", "Feed", "Gap", "Input", "Joined", "Nan", "OutputField", "Part", "Stage", "Step", "Wiring"]
+__all__ = ["Each", "Emit", "Feed", "Gap", "Input", "Joined", "Matched", "Nan", "OutputField", "Part", "Stage", "Step", "Wiring"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +166,26 @@ class Joined:
 
 
 @dataclass(frozen=True, slots=True)
+class Matched:
+    """How a stage gathers its rows: pairs of an event of its first input, and one of its second, as `match` says.
+
+    `by` are the columns of the key of both, `times` the column of the event time (ms, or us with `scales` 1000) of both; "" is the
+    record's timestamp. `state` is the name of what is remembered: another match is another one.
+    """
+
+    match: Match
+    by: tuple[tuple[str, ...], tuple[str, ...]]
+    times: tuple[str, str]
+    scales: tuple[int, int]
+    state: str
+
+    @property
+    def remembers(self) -> tuple[str, str]:
+        """The names under which the left and the right side are remembered. No node has such a name."""
+        return f"{self.match.name}.left", f"{self.match.name}.right"
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
     """Everything that an event goes through in one process: decode the inputs' columns, gather, run `steps` in order, write `emits`.
 
@@ -176,11 +196,11 @@ class Stage:
     inputs: tuple[Input, ...]
     steps: tuple[Step, ...]
     emits: tuple[Emit, ...]
-    gather: Each | Joined = Each()
+    gather: Each | Joined | Matched = Each()
 
     @property
     def source(self) -> Source:
-        """The source of a stage; of one that joins, that of its first input."""
+        """The source of a stage; of one that joins or matches, that of its first input."""
         return self.inputs[0].source
 
     @property

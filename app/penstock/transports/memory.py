@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -19,7 +20,7 @@ from penstock.errors import DeliveryFailed
 from penstock.joins import END
 from penstock.parcel import Parcel
 from penstock.record import Record, RecordLike
-from penstock.transports.base import Abilities, Sent, cut, size_of
+from penstock.transports.base import Abilities, Lapsed, Sent, cut, size_of
 from penstock.transports.tracker import Partition, Span, Tracker
 
 __all__ = ["Memory", "MemorySink", "MemorySource"]
@@ -191,16 +192,21 @@ class MemorySource:
 
 
 class MemorySink:
-    """Appends outputs. They are acknowledged at once, unless `hold` delays their acknowledgements, or `refuse` refuses them."""
+    """Appends outputs, and acknowledges them at once, unless `hold`, `delay` or `refuse` was called.
+
+    `under_way` are outputs that were sent and are in no topic yet, by partition. A worker that ends without notice leaves them: they arrive
+    later, or never.
+    """
 
     abilities: Final = Abilities(replay=True)
 
     def __init__(self, memory: Memory, *, limits: Mapping[str, int] | None = None) -> None:
         self._memory = memory
         self._limits = limits or {}
-        self._holding = False
+        self._holding = self._delaying = False
         self._refusals: list[Callable[[Parcel], bool]] = []
         self.held: list[Sent] = []
+        self.under_way: dict[Partition, deque[tuple[Record, Sent]]] = {}
 
     def limit(self, topic: str) -> int:
         """See `Sink.limit`."""
@@ -218,12 +224,26 @@ class MemorySink:
         """Keeps later outputs, and acknowledges them when `held` is settled."""
         self._holding = True
 
+    def delay(self) -> None:
+        """Leaves later outputs under way, until they `arrive`."""
+        self._delaying = True
+
+    def arrive(self, partition: Partition) -> None:
+        """Appends the next output that is under way to the partition, and acknowledges it."""
+        record, sent = self.under_way[partition].popleft()
+        if not self.under_way[partition]:
+            del self.under_way[partition]
+        self._memory.append(record)
+        sent.settle()
+
     def release(self) -> None:
-        """Acknowledges what was held, and later outputs at once."""
-        self._holding = False
+        """Acknowledges what was held or is under way, and later outputs at once."""
+        self._holding = self._delaying = False
         held, self.held = self.held, []
         for sent in held:
             sent.settle()
+        while self.under_way:
+            self.arrive(next(iter(self.under_way)))
 
     def refuse(self, which: Callable[[Parcel], bool] = lambda _: True) -> None:
         """Refuses the whole of the next `send` that has such a parcel."""
@@ -235,6 +255,9 @@ class MemorySink:
             if len(parcel) == 1 and not self.fits(parcel):
                 raise DeliveryFailed(f"the output is larger than {parcel.topic} takes ({self.limit(parcel.topic)} bytes)")
         sent = Sent(1)
+        if under is not None and not under.current:
+            sent.settle(Lapsed())
+            return sent
         refused = next((which for which in self._refusals if any(map(which, parcels))), None)
         if refused is not None:
             self._refusals.remove(refused)
@@ -243,7 +266,12 @@ class MemorySink:
         for parcel in parcels:
             partition = parcel.partition % self._memory.partitions if parcel.dead else parcel.partition
             for stamp, key, value, headers in parcel.records:
-                self._memory.append(Record(parcel.topic, value, key, tuple(headers), stamp, partition))
+                record = Record(parcel.topic, value, key, tuple(headers), stamp, partition)
+                if self._delaying:
+                    sent.add()
+                    self.under_way.setdefault((parcel.topic, partition), deque()).append((record, sent))
+                else:
+                    self._memory.append(record)
         if self._holding:
             self.held.append(sent)
         else:

@@ -186,6 +186,11 @@ class Tracker:
         self.in_flight_bytes += size
         return span
 
+    def here(self, partition: Partition) -> Span:
+        """Returns a span of this assignment without positions, under which outputs are sent that no record causes."""
+        at = self._lines[partition].expected if partition in self._lines else 0
+        return Span(partition, at, at, (), 0, self.epoch, self)
+
     def skip(self, partition: Partition, start: int, end: int) -> None:
         """Takes and finishes [start, end), which holds no record to process (markers, aborted or compacted records)."""
         self.finish(self.take(partition, start, end))

@@ -16,11 +16,12 @@ from typing import Final, Literal
 
 import msgspec
 
-__all__ = ["Aggregate", "Definition", "Kind", "Late", "LookBack", "Part", "Track"]
+__all__ = ["Aggregate", "Definition", "Kind", "Late", "LookBack", "Part", "Sketch", "Track"]
 
-Kind = Literal["count", "sum", "mean", "min", "max", "variance", "first", "last", "last_k", "rate", "since"]
+Kind = Literal["count", "sum", "mean", "min", "max", "variance", "first", "last", "last_k", "rate", "since", "distinct", "quantile"]
 Late = Literal["drop", "update"]
-Part = Literal["sum", "m2", "min", "max", "first"]
+Sketch = Literal["distinct", "quantile"]
+Part = Literal["sum", "m2", "min", "max", "first"] | Sketch  # those of Sketch have no cells: see penstock.windows.sketches
 
 FORMAT: Final = 1  # of the bytes of a key: it goes into the name of the state
 MOST_LAST: Final = 64
@@ -39,6 +40,8 @@ _READS: Final[dict[Kind, frozenset[Part]]] = {
     "last": frozenset(),
     "last_k": frozenset(),
     "since": frozenset(),
+    "distinct": frozenset({"distinct"}),
+    "quantile": frozenset({"quantile"}),
 }
 _NEWEST: Final = frozenset({"last", "last_k", "since"})
 _OF_EVENTS: Final = frozenset({"count", "rate", "since"})
@@ -48,7 +51,9 @@ _OF_EVENTS: Final = frozenset({"count", "rate", "since"})
 class Aggregate:
     """An aggregate `kind` of the column `value`; of the events themselves where `value` is "". Only events with `where` count.
 
-    `value` and `where` name float64 and bool columns. An expression is its own name, so that another expression is another state.
+    `value` and `where` name float64 and bool columns. An expression is its own name, so that another expression is another state. The
+    column of `distinct` is its own, of text, whole numbers, bool or floats: the different ones are counted. `quantile` is the number
+    below which a share of `q` of the values lies.
     `variance` is that of a population. `last_k` are the newest `k` values, newest first. `rate` is in events per second, `since` are the
     seconds from the newest event to this one. Raises ValueError for what cannot be computed.
     """
@@ -58,12 +63,15 @@ class Aggregate:
     value: str = ""
     where: str = ""
     k: int = 1
+    q: float | None = None
 
     def __post_init__(self) -> None:
         if not self.value and self.kind not in _OF_EVENTS:
             raise ValueError(f"{self.name}: {self.kind} needs a value")
         if not 1 <= self.k <= MOST_LAST or (self.k != 1 and self.kind != "last_k"):
             raise ValueError(f"{self.name}: k is for last_k, from 1 to {MOST_LAST}")
+        if (self.kind == "quantile") != (self.q is not None) or not 0 <= (self.q or 0) <= 1:
+            raise ValueError(f"{self.name}: q is for quantile, from 0 to 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +130,10 @@ class Definition:
             raise ValueError("a window needs keys, aggregates and look-backs")
         if len(set(names)) < len(names):
             raise ValueError("two features have one name")
+        if {one.value for one in self.aggregates if one.kind == "distinct"} & {
+            one.value for one in self.aggregates if one.kind != "distinct"
+        }:
+            raise ValueError("the column of a distinct count is of no other aggregate")
         if min(self.lateness, self.ahead) < 0 or self.cap < 1:
             raise ValueError("lateness and ahead are no less than 0, cap is at least 1")
 

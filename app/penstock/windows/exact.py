@@ -15,6 +15,7 @@ from penstock.windows.definition import Definition
 from penstock.windows.partials import Cells, merge, single
 from penstock.windows.partition import Partition
 from penstock.windows.rows import Mark, Rows
+from penstock.windows.sketches import read
 
 __all__ = ["Exact"]
 
@@ -37,7 +38,7 @@ class Exact(Partition):
     def _kept(self, times: Array, latest: Array) -> Array:
         return np.asarray(times >= latest - self._reach)
 
-    def _fold(self, rows: Rows, into: Array) -> None:
+    def _fold(self, rows: Rows, into: Array, answers: Array) -> None:
         into[:] = self._layout.neutral
         there = np.flatnonzero((rows.slots >= 0) & (rows.marks & Mark.FUTURE == 0))
         slots, group = np.unique(rows.slots[there], return_inverse=True)
@@ -49,13 +50,15 @@ class Exact(Partition):
         order = np.lexsort((events[:, _OFFSET], events[:, _TIME], of))
         events, of = events[order], of[order]
         times, offsets = rows.times[there], rows.offsets[there]
+        if self.definition.include_self:
+            self._answer(events[:0], np.zeros(0, np.int64), rows, np.flatnonzero(rows.marks & Mark.FUTURE == 0), answers)
         end = _before(of, events, group, times, offsets)
         for at, back in enumerate(self.definition.look_backs):
             oldest = np.maximum(times, rows.latest[there] - self.definition.lateness) - back.length
             begin = np.minimum(_before(of, events, group, oldest, np.full(len(there), -1)), end)
             parts = max(1, -(-int((end - begin).sum()) // _TOGETHER))
             for part in np.array_split(np.arange(len(there)), parts):
-                self._read(events, begin[part], end[part], offsets[part], into[:, at], there[part])
+                self._read(events, begin[part], end[part], offsets[part], rows, there[part], into[:, at], answers[:, at : at + 1])
         if self.definition.include_self:
             self._include(rows, into)
         self._keep(slots, events, of, max(rows.latest[-1:].max(initial=self.standing.latest), times.max(initial=self.standing.latest)))
@@ -63,16 +66,28 @@ class Exact(Partition):
         np.maximum.at(self._newest, rows.slots[counting], rows.times[counting])
         self._counted[rows.slots[counting]] = rows.offsets[counting]
 
-    def _read(self, events: Array, begin: Array, end: Array, offsets: Array, into: Array, rows: Array) -> None:
-        """Sets the partials of these rows: each reads events [begin, end), but for those that came after it."""
+    def _read(self, events: Array, begin: Array, end: Array, offsets: Array, rows: Rows, of: Array, into: Array, answers: Array) -> None:
+        """Sets the partials of the rows `of`: each reads events [begin, end), but for those that came after it."""
         sizes = end - begin
         at = np.repeat(begin - (sizes.cumsum() - sizes), sizes) + np.arange(int(sizes.sum()))
-        row = np.repeat(rows, sizes)
+        row = np.repeat(of, sizes)
         came = events[at, _OFFSET] < np.repeat(offsets, sizes)
         for number, track in enumerate(self._layout.tracks):
             takes = came & (events[at, self._takes + number] > 0)
             if takes.any():
                 self._reduce(events[at[takes]], row[takes], track, into)
+        self._answer(events[at[came]], row[came], rows, of, answers)
+
+    def _answer(self, events: Array, row: Array, rows: Rows, of: Array, answers: Array) -> None:
+        """Sets what is read of these events, each for its row, and with `include_self` of the rows `of` themselves."""
+        for place, reading in enumerate(self._layout.readings):
+            column, takes = self._layout.tracks[reading.track].column, events[:, self._takes + reading.track] > 0
+            values, at = events[takes, _VALUES + column], row[takes]
+            if self.definition.include_self:
+                own = of[rows.takes[reading.track, of]]
+                values, at = np.concatenate([values, rows.values[column, own]]), np.concatenate([at, own])
+            for back in range(answers.shape[1]):
+                read(reading, values, at, answers[:, back, place])
 
     def _reduce(self, events: Array, row: Array, track: Cells, into: Array) -> None:
         """Sets the cells of one track to what these events make, ordered by row."""

@@ -12,14 +12,14 @@ The native part computes the same, cell by cell and bit by bit (tests/properties
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple, cast, get_args
 
 import numpy as np
 
 from penstock.batch import Array
-from penstock.windows.definition import Definition, Part, Track
+from penstock.windows.definition import Aggregate, Definition, Part, Sketch, Track
 
-__all__ = ["BITS", "Cells", "Layout", "merge", "single"]
+__all__ = ["BITS", "Cells", "Layout", "Reading", "merge", "single"]
 
 BITS: Final[dict[Part, int]] = {"sum": 1, "m2": 2, "min": 4, "max": 8, "first": 16}  # as in _native.c
 _EMPTY: Final[dict[Part, tuple[float, ...]]] = {
@@ -42,8 +42,18 @@ class Cells:
         return self.track.last
 
 
+class Reading(NamedTuple):
+    """A number that is not made of cells: what is read of the values of a track, by its number, or of sketches of them."""
+
+    track: int
+    kind: Sketch
+    q: float
+
+
 class Layout:
     """The cells of a partial, by track. `columns` are the value columns, in the order in which the tracks number them.
+
+    `tokens` are the columns that a distinct count is taken of. `readings` are what is not made of cells.
 
     `neutral` is the partial of nothing, float64 [width]. `numbers` are the tracks as numbers, for the native part: int32 [tracks, 4].
     """
@@ -62,6 +72,8 @@ class Layout:
             column = self.columns.index(track.value) if track.value else -1
             self.tracks.append(Cells(track, begin, of, len(neutral), column))
             neutral.extend((-np.inf, np.nan) * track.last)
+        self.tokens = frozenset(one.value for one in definition.aggregates if one.kind == "distinct")
+        self.readings = tuple(sorted({self.reading(one) for one in definition.aggregates if one.kind in get_args(Sketch)}))
         self.neutral = np.array(neutral)
         self.width = len(neutral)
         self.numbers = np.array([(one.at, one.column, sum(BITS[part] for part in one.of), one.last) for one in self.tracks], np.int32)
@@ -69,6 +81,10 @@ class Layout:
     def of(self, value: str, where: str) -> Cells:
         """Returns the cells of the track of this column and filter."""
         return next(one for one in self.tracks if (one.track.value, one.track.where) == (value, where))
+
+    def reading(self, one: Aggregate) -> Reading:
+        """Returns what an aggregate of sketches reads."""
+        return Reading(self.tracks.index(self.of(one.value, one.where)), cast(Sketch, one.kind), one.q or 0.0)
 
 
 def single(layout: Layout, times: Array, values: Array, takes: Array) -> Array:

@@ -22,6 +22,7 @@ from penstock.windows.features import features
 from penstock.windows.partials import Layout
 from penstock.windows.rings import grown
 from penstock.windows.rows import Mark, Rows
+from penstock.windows.sketches import tokens
 
 __all__ = ["Partition", "Windowed"]
 
@@ -77,7 +78,8 @@ class Partition(ABC):
         """Returns the features of these rows, and counts them.
 
         `keys` are those of `keys_of`, `times` the event times (int64 [N], ms since the epoch, UTC), `offsets` those of the source (int64
-        [N], ascending). `columns` has a float64 [N] for each value and a bool [N] for each filter. `now` (ms) is what a time is compared
+        [N], ascending). `columns` has a float64 [N] for each value, what `tokens` takes for each that is counted by `distinct`, and a bool
+        [N] for each filter. `now` (ms) is what a time is compared
         with to be of the future: where a replay has to decide alike, the times at which the records were appended. `events` say where rows
         that another stage has written have entered the topology: one that was counted before is a replay, whatever its offset.
 
@@ -88,22 +90,32 @@ class Partition(ABC):
         times, offsets = np.ascontiguousarray(times, np.int64), np.ascontiguousarray(offsets, np.int64)
         again = offsets <= self.standing.offset if events is None else self._seen.add(events) | (offsets <= self.standing.offset)
         slots, latest, marks = self._marked(keys, times, offsets, now, again)
-        values = np.array([columns[name] for name in self._layout.columns], np.float64).reshape(len(self._layout.columns), len(times))
+        values = np.empty((len(self._layout.columns), len(times)))
+        finite = np.empty(values.shape, bool)
+        for at, name in enumerate(self._layout.columns):
+            if name in self._layout.tokens:
+                values[at], finite[at] = tokens(columns[name])
+            else:
+                values[at] = columns[name]
+                finite[at] = np.isfinite(values[at])
         takes = np.ones((len(self._layout.tracks), len(times)), bool)
         for track, take in zip(self._layout.tracks, takes, strict=True):
             if track.column >= 0:
-                take &= np.isfinite(values[track.column])
+                take &= finite[track.column]
             if track.track.where:
                 take &= columns[track.track.where]
         rows = Rows(slots, times, offsets, latest[:-1], marks, values, takes)
         partials = np.empty((len(times), len(self.definition.look_backs), self._layout.width))
+        answers = np.empty((*partials.shape[:2], len(self._layout.readings)))
+        for at, reading in enumerate(self._layout.readings):
+            answers[..., at] = 0 if reading.kind == "distinct" else np.nan
         with np.errstate(invalid="ignore", over="ignore"):
             for at in range(0, len(times), _CHUNK):
-                self._fold(rows.cut(at, at + _CHUNK), partials[at : at + _CHUNK])
+                self._fold(rows.cut(at, at + _CHUNK), partials[at : at + _CHUNK], answers[at : at + _CHUNK])
         if len(times):
             self._touched[slots[marks & Mark.COUNTED != 0]] = True
             self.standing = Standing(max(self.standing.offset, int(offsets[-1])), int(latest[-1]))
-        found = Windowed(features(self.definition, self._layout, partials, times), marks)
+        found = Windowed(features(self.definition, self._layout, partials, answers, times), marks)
         self._before = offsets.copy(), found
         self._due += len(times) / 4
         self._sweep()
@@ -209,17 +221,18 @@ class Partition(ABC):
 
     def restore(self, entries: Iterable[Entry]) -> None:
         """Applies records of the changelog, in their order. Raises ValueError for bytes that this definition cannot have written."""
-        blocks: dict[bytes, bytes | None] = {}
 
         def others() -> Iterator[Entry]:
             for key, value in entries:
                 if key.startswith(SEEN):
-                    blocks[key[1:]] = value
+                    self._seen.restore({key[1:]: value})
                 else:
                     yield key, value
 
-        for values, standing in folded(others(), _CHUNK):
+        for values, standing in folded(others(), _CHUNK, self.standing):
             self.standing = standing or self.standing
+            if standing is not None and standing.offset < 0:
+                self._remove(np.fromiter(self._index.values(), np.int64, len(self)))
             values = {key: value for key, value in values.items() if not self._is_older(key, value)}
             old = [self._index[key] for key in values if key in self._index]
             self._remove(np.array(old, np.int64))
@@ -229,7 +242,6 @@ class Partition(ABC):
                 slots = self._slots([*there])
                 heads = self._unpack(slots, [*there.values()])
                 self._counted[slots], self._newest[slots] = heads[:, 0], heads[:, 1]
-        self._seen.restore(blocks)
         self._gone = set()
         self._before = None
 
@@ -283,8 +295,11 @@ class Partition(ABC):
         """Returns which rows any look-back still keeps, when the newest time before them was `latest`: bool [N]."""
 
     @abstractmethod
-    def _fold(self, rows: Rows, into: Array) -> None:
-        """Sets the partials that each row sees (float64 [N, look-backs, width]), and counts the rows."""
+    def _fold(self, rows: Rows, into: Array, answers: Array) -> None:
+        """Sets the partials that each row sees (float64 [N, look-backs, width]) and what is read beside them, and counts the rows.
+
+        `answers` are float64 [N, look-backs, readings], and are those of no values before.
+        """
 
     @abstractmethod
     def _grow(self, slots: int) -> None:

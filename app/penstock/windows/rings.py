@@ -20,6 +20,7 @@ from penstock.native import Native
 from penstock.state.base import NEVER
 from penstock.windows.definition import Definition
 from penstock.windows.partials import Layout
+from penstock.windows.sketches import Sketches
 
 __all__ = ["HEAD", "Rings", "grown"]
 
@@ -46,6 +47,7 @@ class Rings:
     `counts[0]` of `free` (int32) are tiles to use again; tiles from `counts[1]` on were never used. `hops` int64 [look-backs, 3]: length
     of a hop (ms), hops of the look-back, places of its ring. `body` float64 [slots, look-backs, width] and `body_at` int64 [slots,
     look-backs] are notes of the native part: the partial of the hops before `body_at`, where that is no hop's number, of none.
+    `sketches` are what tiles have beside their cells, None where no feature reads them.
     """
 
     def __init__(self, definition: Definition, layout: Layout, native: Native | None = None) -> None:
@@ -61,6 +63,7 @@ class Rings:
         self.body = np.zeros((0, len(self.hops), layout.width))
         self.body_at = np.zeros((0, len(self.hops)), np.int64)
         self.counts = np.array([0, 1], np.int64)
+        self.sketches = Sketches(len({one.track for one in layout.readings})) if layout.readings else None
         self._back = np.repeat(np.arange(len(self.hops)), self.hops[:, 2])  # the look-back of each place
         self._place = np.arange(self.places) - self.begins[self._back]
         self._words = -(-self.places // 64)
@@ -76,6 +79,8 @@ class Rings:
         if (wanted := tiles - int(self.counts[0])) > 0:
             self.pool = grown(self.pool, int(self.counts[1]) + wanted, 0)
         self.free = grown(self.free, min(int(self.counts[0]) + freed, len(self.pool)), 0)
+        if self.sketches is not None:
+            self.sketches.grow(len(self.pool))
 
     def take(self, number: int) -> Array:
         """Returns the numbers of so many tiles, whose cells hold anything. Room must be reserved."""
@@ -91,6 +96,8 @@ class Rings:
         begin = int(self.counts[0])
         self.free[begin : begin + len(tiles)] = tiles
         self.counts[0] += len(tiles)
+        if self.sketches is not None:
+            self.sketches.clear(tiles.tolist())
 
     def horizon(self, latest: int) -> Array:
         """Returns the oldest hop of each look-back that an event can see: int64 [look-backs]."""
@@ -126,6 +133,14 @@ class Rings:
 
     def pack(self, slots: Array, heads: Array, latest: int) -> list[bytes]:
         """Returns the bytes of each slot, without what is stale. `heads` int64 [N, HEAD]."""
+        cells = self._cells(slots, heads, latest)
+        if self.sketches is None:
+            return cells
+        ring, live = self.live(slots, latest)
+        tiles, ends = ring[live].tolist(), live.sum(axis=1).cumsum().tolist()
+        return [one + self.sketches.pack(tiles[begin:end]) for one, begin, end in zip(cells, [0, *ends], ends, strict=False)]
+
+    def _cells(self, slots: Array, heads: Array, latest: int) -> list[bytes]:
         if self.native is not None:
             return self.native.pack_windows((self.hops, self.ring, self.top, self.pool, slots, heads), latest)
         ring, live = self.live(slots, latest)
@@ -146,6 +161,9 @@ class Rings:
 
     def unpack(self, slots: Array, values: Sequence[bytes]) -> Array:
         """Sets these slots, which are empty, to what was packed; returns the heads, int64 [N, HEAD]. Raises ValueError for other bytes."""
+        sketches: list[bytes] = []
+        if self.sketches is not None and values:
+            values, sketches = map(list, zip(*map(self.sketches.split, values), strict=True))
         lengths = np.fromiter(map(len, values), np.int64, len(values))
         if (lengths % 8).any() or lengths.min(initial=self.head * 8) < self.head * 8:
             raise ValueError("the bytes of a key have another length")
@@ -161,6 +179,10 @@ class Rings:
         self.reserve(total)
         tiles = self.take(total)
         self.pool[tiles] = cells[self._at(begins, number)].view("<f8")
+        if self.sketches is not None:
+            ends = number.cumsum().tolist()
+            for begin, end, data in zip([0, *ends], ends, sketches, strict=False):
+                self.sketches.unpack(tiles[begin:end].tolist(), data)
         ring = np.zeros(live.shape, np.int32)
         ring[live] = tiles
         self.ring[slots], self.top[slots] = ring, heads[:, HEAD : HEAD + len(self.hops)]
@@ -175,7 +197,8 @@ class Rings:
     def columns(self, slots: int) -> dict[str, Array]:
         """Returns the arrays, as far as they are used by so many slots."""
         free, used = self.counts.tolist()
-        return {"ring": self.ring[:slots], "top": self.top[:slots], "pool": self.pool[:used], "free": self.free[:free]}
+        beside = {} if self.sketches is None else self.sketches.columns(used)
+        return {"ring": self.ring[:slots], "top": self.top[:slots], "pool": self.pool[:used], "free": self.free[:free], **beside}
 
     def load(self, columns: Mapping[str, Array], slots: int) -> None:
         """Takes arrays that `columns` gave. Raises ValueError for others."""
@@ -185,6 +208,8 @@ class Rings:
             raise ValueError("the arrays have other shapes")
         if not all(one.min(initial=0) >= 0 and one.max(initial=0) < len(pool) for one in (ring, free)):
             raise ValueError("a ring has a tile that is not there")
+        if self.sketches is not None:
+            self.sketches.load(columns, len(pool))
         self.ring, self.top, self.pool, self.free = ring, top, pool, free
         self.counts = np.array([len(free), len(pool)], np.int64)
         self.body, self.body_at = self.body[:0], self.body_at[:0]

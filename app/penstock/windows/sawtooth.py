@@ -8,7 +8,7 @@ import numpy as np
 
 from penstock.batch import Array
 from penstock.native import native
-from penstock.windows import rounds
+from penstock.windows import rounds, sketching
 from penstock.windows.definition import Definition
 from penstock.windows.partition import Partition
 from penstock.windows.rings import Rings
@@ -28,10 +28,11 @@ class Sawtooth(Partition):
         hops = self._rings.hops
         return np.asarray((times[:, None] // hops[:, 0] >= latest[:, None] // hops[:, 0] - hops[:, 2] + 1).any(axis=1))
 
-    def _fold(self, rows: Rows, into: Array) -> None:
+    def _fold(self, rows: Rows, into: Array, answers: Array) -> None:
         rings = self._rings
         rings.reserve(len(rows) * len(rings.hops), len(rows) * rings.places)
         include = self.definition.include_self
+        changes = sketching.fold(rings, self._newest, rows, answers, include_self=include) if rings.sketches is not None else None
         if rings.native is None:
             into[:] = rings.layout.neutral
             rounds.fold(rings, self._newest, self._counted, rows, into, include_self=include)
@@ -40,6 +41,8 @@ class Sawtooth(Partition):
             keys = (rings.body, rings.body_at, self._newest, self._counted)
             batch = (rows.slots, rows.times, rows.offsets, rows.latest, rows.marks, rows.values, rows.takes, into)
             rings.native.fold_windows((*tiles, *keys, *batch), include)
+        if changes is not None:
+            sketching.keep(rings, changes)
 
     def _grow(self, slots: int) -> None:
         self._rings.grow(slots)

@@ -152,3 +152,27 @@ def test_model_that_cannot_serve_has_its_own_code(run: Run) -> None:
     done = run()
     assert (done.code, done.out) == (3, "")
     assert "double@1" in done.err
+
+
+def test_a_row_that_is_none_fails_its_case(run: Run) -> None:
+    """Rows of a table come before the events that look them up; a tombstone has a key."""
+    row = {"type": "record", "name": "Row", "fields": [{"name": "k", "type": "float"}, {"name": "id", "type": "long"}]}
+    Path("schemas/row.avsc").write_text(json.dumps(row))
+    Path("topologies/double.yaml").write_text(
+        "topology: double\n"
+        "sources: {numbers: {topic: numbers, schema: row.avsc}}\n"
+        "tables: {rows: {topic: rows, schema: row.avsc, key: id}}\n"
+        "nodes: {row: {kind: lookup, table: rows, by: id}}\n"
+        "sinks: {doubled: {topic: doubled, fields: {y: row.k}}}\n"
+    )
+    given = "  - {name: %s, given: {rows: [%s], numbers: [{k: 0, id: 7}]}, expect: {doubled: [{y: %s}]}}\n"
+    cases = [("there", "{k: 2, id: 7}", "2"), ("removed", "{event: {k: 2, id: 7}, key: a}, {event: null, key: a}", "null")]
+    cases += [("no row", "{id: 7}", "2"), ("no key", "null", "null")]
+    Path("topologies/double.test.yaml").write_text("cases:\n" + "".join(given % case for case in cases))
+    done = run()
+    assert done.code == 1
+    assert "passed  there" in done.out
+    assert "passed  removed" in done.out
+    said = " ".join(done.out.split())
+    assert "double.test.yaml:4:5: given.rows: expected rows, got it is no row of rows: Object missing required field `k`" in said
+    assert "double.test.yaml:5:5: given.rows: expected rows, got it is no row of rows: it removes a row, and its key names none" in said

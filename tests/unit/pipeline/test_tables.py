@@ -12,7 +12,7 @@ import pytest
 from penstock import runtime
 from penstock.pipeline.score import Chunk, Pipeline
 from penstock.record import Record
-from penstock.state import States
+from penstock.state import Change, States
 from penstock.testing import TopologyDriver
 from penstock.transports.memory import Memory, MemorySink
 
@@ -77,8 +77,55 @@ def test_a_key_of_the_table_that_changes_in_one_piece(tmp_path: Path) -> None:
     assert prices(made, 1, 2, 3) == [(None, False), (2.5, True), (3.5, True)]
     made.send_records("items", [Record("", None, b"c"), Record("", json.dumps(item(4)).encode(), b"d"), Record("", None, b"d")])
     assert prices(made, 2, 3, 4) == [(2.5, True), (None, False), (None, False)]
-    made.send_records("items", [Record("", json.dumps(item(5)).encode(), None), Record("", None, None)])
+    made.send_records("items", [Record("", json.dumps(item(5)).encode(), None)])
     assert prices(made, 5) == [(1.0, True)]
+    with pytest.raises(ValueError, match="it removes a row, and its key names none"):
+        made.send("items", None)
+
+
+def test_a_row_of_another_record_is_there_again(tmp_path: Path) -> None:
+    """Two records have one key of the table; the one of the later time counts, and when it goes, the other one."""
+    made = driver(tmp_path)
+    made.send("items", item(1, 2.0), key=b"r2", timestamp=20)
+    made.send("items", item(1, 1.0), key=b"r1", timestamp=10)  # of another partition, which is read later
+    assert prices(made, 1) == [(2.0, True)]
+    made.send("items", item(2, 1.5), key=b"r1", timestamp=30)
+    assert prices(made, 1, 2) == [(2.0, True), (1.5, True)]
+    made.send_records("items", [Record("", json.dumps(item(one)).encode(), key, timestamp=at) for key, one, at in SWAP])
+    assert prices(made, 1, 2) == [(1.0, True), (1.0, True)]
+    made.send("items", None, key=b"r2", timestamp=50)
+    assert prices(made, 1, 2) == [(1.0, True), (None, False)]
+
+
+SWAP = [(b"r2", 2, 40), (b"r1", 1, 41)]
+
+
+def test_a_removal_is_of_the_key_that_its_bytes_mean(tmp_path: Path) -> None:
+    """Of a table by fields of its records' keys: other bytes may be the same key."""
+    key = {"type": "record", "name": "Key", "fields": [{"name": "code", "type": "long"}, {"name": "shop", "type": "string"}]}
+    (tmp_path / "key.avsc").write_text(json.dumps(key))
+    made = driver(tmp_path, TEXT.replace("key: code", "key_schema: key.avsc, key: key.code"))
+    made.send("items", item(1, 1.0), key=b'{"code": 1, "shop": "x"}')
+    assert prices(made, 1) == [(1.0, True)]
+    made.send("items", None, key=b'{"shop":"x","code":1}')
+    assert prices(made, 1) == [(None, False)]
+
+
+def test_a_field_that_is_called_found_is_no_output(tmp_path: Path) -> None:
+    (tmp_path / "odd.avsc").write_text(json.dumps({**ITEM, "fields": [*ITEM["fields"], {"name": "found", "type": "string"}]}))
+    made = driver(tmp_path, TEXT.replace("item.avsc", "odd.avsc"))
+    made.send("items", {**item(1), "found": "no"}, key=b"a")
+    assert prices(made, 1, 2) == [(1.0, True), (None, False)]
+
+
+def test_a_table_without_fields_of_one_value_has_found(tmp_path: Path) -> None:
+    tags = {"name": "tags", "type": {"type": "array", "items": "string"}}
+    (tmp_path / "tags.avsc").write_text(json.dumps({"type": "record", "name": "Tags", "fields": [tags]}))
+    text = TEXT.replace("item.avsc, key: code", "tags.avsc").replace("by: item", "by: id").replace("price: known.price, ", "")
+    made = driver(tmp_path, text)
+    made.send("items", {"tags": []}, key=b"1")
+    made.send("orders", {"id": "1", "item": None}, {"id": "2", "item": None})
+    assert [one["found"] for one in made.events("out")] == [True, False]
 
 
 def test_what_is_no_row_says_why(tmp_path: Path) -> None:
@@ -130,7 +177,7 @@ def test_a_stage_behind_reads_what_was_looked_up(tmp_path: Path) -> None:
     records = [Record("orders", json.dumps({"id": str(at), "item": one}).encode(), offset=at) for at, one in enumerate([1, 2, None])]
     states = States(tables={name: one.rows for name, one in runtime.readers(first).items()})
     rows = {"price": np.array([1.5]), "code": np.array([1]), "at": np.array([0])}
-    states.tables["items"].put([b"\x01"], [0], rows)
+    states.tables["items"].apply([Change(b"a", b"\x01", 0)], rows)
     front = Pipeline(runtime.prepare(first), "known", sink=MemorySink(memory))
     (parcel,) = front.complete(front.begin(Chunk(records, (("orders", 0, 3),)), states))
     between = [Record(parcel.topic, value, None, headers, offset=at) for at, (_, _, value, headers) in enumerate(parcel.records)]

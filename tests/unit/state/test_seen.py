@@ -81,3 +81,11 @@ def test_a_late_writer_takes_no_event_away() -> None:
     for each in (one, other):
         made.restore({key[1:]: value for key, value in each.checkpoint()})
     assert made.add([b"t/0/1", b"t/0/2", b"t/0/3"]).tolist() == [True, True, False]
+
+
+def test_a_late_block_takes_no_event_away_in_the_changelog_either() -> None:
+    one, other = open_partition(DEFINITION), open_partition(DEFINITION)
+    run(one, 0, 80)
+    run(other, 0, 40)
+    log = [*one.checkpoint(), *other.checkpoint()]
+    assert probe(restored(log)) == probe(one)

@@ -109,6 +109,48 @@ def test_a_state_that_was_killed_and_replayed_is_that_of_a_run_without_faults(
     assert kept(loaded) == kept(never)
 
 
+def test_a_checkpoint_that_comes_late_takes_nothing_back() -> None:
+    """A frozen worker has removed `a` and counted less; its successor has removed it as well, and has it again."""
+    frozen, successor = table(), table()
+    for made in (frozen, successor):
+        made.put(b"a", b"1", offset=0, time=0)
+        made.advance(0, 0)
+    log = [*frozen.checkpoint()]
+    list(successor.checkpoint())
+    for made in (frozen, successor):
+        made.remove(b"a")
+        made.put(b"b", b"1", offset=1, time=1)
+        made.advance(1, 1)
+    late = [*frozen.checkpoint()]
+    log += successor.checkpoint()
+    successor.put(b"a", b"2", offset=2, time=2)
+    successor.advance(2, 2)
+    log += [*successor.checkpoint(), *late]
+    for cut in range(len(log) + 1):
+        restored = table()
+        restored.restore(log[:cut])
+        restored.restore(log[cut:])
+        if cut < len(log) - len(late) + 1 or cut == len(log):
+            assert (restored.standing, kept(restored)) == (successor.standing, kept(successor)), cut
+
+
+def test_a_source_that_begins_again_takes_everything_back() -> None:
+    made = table()
+    made.put(b"a", b"1", offset=7, time=7)
+    made.put(b"b", b"1", offset=8, time=8)
+    cut_off = [*made.checkpoint()]
+    made.advance(8, 8)
+    log = [*cut_off, *made.checkpoint()]
+    made.reset()
+    log += made.checkpoint()
+    made.put(b"a", b"2", offset=0, time=9)
+    made.advance(0, 9)
+    log += made.checkpoint()
+    restored = table()
+    restored.restore(log)
+    assert (restored.standing, restored.get(b"a"), restored.get(b"b")) == (Standing(0, 9), b"2", None)
+
+
 def test_nothing_has_no_time() -> None:
     assert table().standing == Standing(-1, NEVER)
 

@@ -347,7 +347,7 @@ class TestSeveralSources:
             self.wire(SEVERAL.replace("{x: shared}", "{x: sea.shared}"))
         assert [str(problem) for problem in caught.value.problems] == [
             "t.yaml:8:3: nodes.both: no single source feeds it: air lacks common; sea lacks wind"
-            " (an event has one source: read only what one source has, or join the streams before they get here)"
+            " (an event has one source: read only what one source has, or match two of them: sources: {NAME: {match: ...}})"
         ]
 
     def test_sink_that_needs_two_sources(self) -> None:

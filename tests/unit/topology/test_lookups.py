@@ -88,6 +88,11 @@ def test_outputs_are_the_fields_of_the_table(tmp_path: Path) -> None:
         ("topic: items,", "topic: items, coerce: [dates], format: avro,", "tables.items.coerce: avro writes every value by its type"),
         ("topic: items,", "topic: items, envelope: debezium,", "tables.items.envelope: item.avsc has no field 'op'"),
         ("topic: items,", "topic: items, id: code,", "unknown key 'id'"),
+        ("topic: items,", "topic: orders,", "t.yaml:4:18: tables.items: the topic 'orders' is read by the source 'orders', and the rows"),
+        ("topic: items,", "topic: orders.dead-letter,", "is the dead-letter topic of the source 'orders', and the rows"),
+        ("topic: items,", "topic: out,", "is written by the sink 'out', and the rows of a table are kept in another way"),
+        ("price: known.price", "price: known.price?", "the node 'known' has no output 'price?' (did you mean 'price'?"),
+        ("price: known.price", "price: known", "has 5 outputs (write 'known.code' or 'known.price' or 'known.stock'"),
         ("known.price, maker", "known.prise, maker", "the node 'known' has no output 'prise' (did you mean 'price'?"),
         ("price: known.price", "price: known.tags", "the node 'known' has no output 'tags'"),
         ("coalesce(known.price, 0.0)", "known.price", "'known.price' may be null, and null has no value (coalesce(known.price, VALUE)"),
@@ -109,7 +114,7 @@ def test_a_window_reads_what_was_looked_up(tmp_path: Path) -> None:
     )
     assert loaded(tmp_path, text).topology.windows
     found = problems(tmp_path, text.replace("by: id, over", "by: known.maker.name, over"))
-    assert "nodes.spent.by: 'known.maker.name' is null where the table items has none for the event (write a value" in found[0]
+    assert "nodes.spent.by: 'known.maker.name' may be null, and an event without it cannot be counted (name a rule's" in found[0]
 
 
 def test_it_is_drawn_with_its_table(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -72,6 +73,19 @@ def test_a_model_reads_features_in_its_own_float() -> None:
         ("sum(amount)", "'sum(amount, 3)'", "t.yaml:6:80: nodes.habits.features.spent: a number is for last_k, from 1 to 64"),
         ("sum(amount)", "sum", "t.yaml:6:80: nodes.habits.features.spent: sum is of a value (write sum(FIELD))"),
         ("sum(amount)", "median(amount)", "t.yaml:6:80: nodes.habits.features.spent: 'median(amount)' is not an aggregate"),
+        ("sum(amount)", "quantile(amount)", "features.spent: a quantile has the share of the values below it, from 0 to 1 (write quantile"),
+        ("sum(amount)", "'quantile(amount, 1.5)'", "t.yaml:6:80: nodes.habits.features.spent: a quantile has the share"),
+        ("sum(amount)", "quantile", "t.yaml:6:80: nodes.habits.features.spent: quantile is of a value (write quantile(FIELD"),
+        ("sum(amount)", "'quantile(card, 0.5)'", "t.yaml:6:80: nodes.habits.features: 'card' is text (a window counts numbers"),
+        ("sum(amount)", "'last_k(amount, 0.5)'", "t.yaml:6:80: nodes.habits.features.spent: a number is for last_k, from 1 to 64"),
+        ("sum(amount)", "'distinct(card, 3)'", "t.yaml:6:80: nodes.habits.features.spent: a number is for last_k, from 1 to 64"),
+        ("sum(amount)", "distinct", "t.yaml:6:80: nodes.habits.features.spent: distinct is of a value (write distinct(FIELD))"),
+        ("sum(amount)", "distinct(items)", "t.yaml:6:80: nodes.habits.features: the array field 'items' has no fixed size"),
+        ("sum(amount)", "distinct(card)", ""),
+        ("sum(amount)", "distinct(note) where large.is", ""),
+        ("sum(amount)", "distinct(large.is)", ""),
+        ("sum(amount)", "distinct(seen)", ""),
+        ("sum(amount)", "'quantile(amount, 0.95)'", ""),
         ("large.is}}", "amount}}", "nodes.habits.features: 'amount' is float64, a filter is true or false"),
         ("[5m, 1h]", "[5m, 5m]", "t.yaml:6:42: nodes.habits: two features are 'n_5m'"),
         ("[5m, 1h]", "[5ms]", "t.yaml:6:42: nodes.habits.over: 5ms is not 12 hops of whole milliseconds"),
@@ -94,6 +108,17 @@ def test_every_mistake_has_its_place(old: str, new: str, message: str) -> None:
     with pytest.raises(TopologyError) as caught:
         wired(text)
     assert any(message in str(problem) for problem in caught.value.problems), caught.value.problems
+
+
+@pytest.mark.parametrize("feature", ["distinct(card)", "'quantile(amount, 0.5)'"])
+def test_a_package_that_is_missing_is_named_when_the_file_is_read(monkeypatch: pytest.MonkeyPatch, feature: str) -> None:
+    """Windows that keep their events, and others, do not need it."""
+    monkeypatch.setitem(sys.modules, "datasketches", None)
+    text = TEXT.replace("sum(amount)", feature)
+    with pytest.raises(TopologyError, match=r"spent: the package datasketches computes it.*pip install 'penstock\[sketches\]'"):
+        wired(text)
+    wired(text.replace("by: card,", "by: card, exact: true,"))
+    wired()
 
 
 def test_a_row_of_newest_values_is_read_by_element() -> None:

@@ -18,6 +18,11 @@ SPENT = Definition(("user",), (Aggregate("spent", "sum", "amount"),), (LookBack(
         (lambda: Aggregate("a", "sum"), "a: sum needs a value"),
         (lambda: Aggregate("a", "last", "v", k=2), "k is for last_k"),
         (lambda: Aggregate("a", "last_k", "v", k=65), "from 1 to 64"),
+        (lambda: Aggregate("a", "distinct"), "a: distinct needs a value"),
+        (lambda: Aggregate("a", "quantile", "v"), "q is for quantile"),
+        (lambda: Aggregate("a", "quantile", "v", q=1.1), "from 0 to 1"),
+        (lambda: Aggregate("a", "sum", "v", q=0.5), "q is for quantile"),
+        (lambda: replace(SPENT, aggregates=(*SPENT.aggregates, Aggregate("a", "distinct", "amount"))), "of no other aggregate"),
         (lambda: LookBack("5m", 300_000, 7), "5m: 300000 ms cannot be 7 hops"),
         (lambda: LookBack("0", 0), "cannot be 12 hops"),
         (lambda: replace(SPENT, by=()), "needs keys"),
@@ -37,6 +42,11 @@ def test_state_keeps_its_name_when_only_features_change() -> None:
     assert more.state == SPENT.state
 
 
+def test_another_quantile_of_the_same_values_is_the_same_state() -> None:
+    high = replace(SPENT, aggregates=(Aggregate("high", "quantile", "amount", q=0.95),))
+    assert replace(high, aggregates=(*high.aggregates, Aggregate("middle", "quantile", "amount", q=0.5))).state == high.state
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -44,6 +54,8 @@ def test_state_keeps_its_name_when_only_features_change() -> None:
         replace(SPENT, aggregates=(Aggregate("spent", "sum", "amount * 2"),)),
         replace(SPENT, aggregates=(Aggregate("spent", "sum", "amount", where="paid"),)),
         replace(SPENT, aggregates=(Aggregate("spent", "max", "amount"),)),
+        replace(SPENT, aggregates=(*SPENT.aggregates, Aggregate("high", "quantile", "amount", q=0.95))),
+        replace(SPENT, aggregates=(*SPENT.aggregates, Aggregate("shops", "distinct", "shop"))),
         replace(SPENT, look_backs=(LookBack("5m", 300_000, 6),)),
         replace(SPENT, exact=True),
         replace(SPENT, late="update"),

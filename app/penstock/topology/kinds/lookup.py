@@ -47,10 +47,10 @@ class LookupKind(Kind[LookupNode]):
         return LookupNode(name.text, kind, word(given["table"]), refs(given["by"]), time, mark=name.mark, marks=marks(value))
 
     def signature(self, node: LookupNode, model: Signature | None) -> Signature | None:
-        if not node.columns:
+        if node.columns is None:
             return None
-        found = () if FOUND in node.names else (Tensor(FOUND, "bool"),)
-        return Signature((), (*(made for one in node.columns for made in (one, Tensor(there(one.name), "bool"))), *found))
+        fields = (made for one in node.columns for made in (one, Tensor(there(one.name), "bool")))
+        return Signature((), (*fields, Tensor(FOUND, "bool")))
 
     def wires(self, node: LookupNode, names: Names) -> list[Wire]:
         made = _Reads(node, names)

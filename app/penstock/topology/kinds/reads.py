@@ -61,7 +61,11 @@ class Reads(ABC):
         node, names = self.node, self.names
         if node.time is not None:
             return self._time(node.time)
-        times = {source.name: source.time for source in names.topology.sources if source.time is not None and self._feeds(source.name)}
+        times = {
+            source.name: source.time if names.topology.match(source.name) is None else f"{source.name}.{source.time}"
+            for source in names.topology.sources
+            if source.time is not None and self._feeds(source.name)
+        }
         if len({*times.values()}) > 1:
             which = " and ".join(f"{time} of {source}" for source, time in times.items())
             names.report.add(node.mark, f"nodes.{node.name}: its event time is {which}", "name one: time: FIELD")

@@ -6,6 +6,7 @@ It reads fields and outputs of nodes as they are; filters and derived values are
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,7 @@ from penstock.schema import Field, Missing
 from penstock.signature import Signature, Tensor
 from penstock.topology.document import Listed, Scalar, Value
 from penstock.topology.kinds.base import Kind
-from penstock.topology.kinds.reads import KEY, TIME, TIME_US, Read, Reads, not_a_key, not_a_time
+from penstock.topology.kinds.reads import KEY, KEYS, TIME, TIME_US, Read, Reads, not_a_key, not_a_time
 from penstock.topology.kinds.rule import RuleKind
 from penstock.topology.names import ref
 from penstock.topology.resolve import Finding, FromField, FromNode, Names, Target, Wire
@@ -23,10 +24,11 @@ from penstock.topology.shapes import DURATION, FIELD_NAME, REFERENCE, Choice, Fl
 from penstock.topology.spec import Aggregated, Feature, Mark, Node, Ref, RuleNode, WindowNode
 from penstock.topology.values import duration, items, keys, marks, plain, refs, word
 
-__all__ = ["KEY", "LATE", "TIME", "TIME_US", "VALUE", "WHERE", "WindowKind", "rules_of"]
+__all__ = ["DISTINCT", "KEY", "LATE", "TIME", "TIME_US", "VALUE", "WHERE", "WindowKind", "rules_of"]
 
-# What further tensors of a window are for: values, and filters.
+# What further tensors of a window are for: values (with DISTINCT those that are compared, in their own type), and filters.
 VALUE: Final = "value"
+DISTINCT: Final = "distinct"
 WHERE: Final = "where"
 LATE: Final = "late"  # the output that marks late rows
 
@@ -34,10 +36,16 @@ MAX_FEATURES: Final = 1000
 MAX_LAST: Final = 64
 MAX_HOPS: Final = 4096  # of one key and look-back
 _ALONE: Final = ("count", "rate", "since")  # of the events themselves as well
+_SKETCHED: Final = ("distinct", "quantile")  # by a library, unless all events are kept
 _KINDS: Final[tuple[Aggregated, ...]] = get_args(Aggregated)
 _REF: Final = r'[A-Za-z_][A-Za-z0-9_-]*(?:\.(?:"[^"]+"|[^\s\[\]."(),]+)|\[[0-9]{1,6}\])*'  # in a name with brackets or commas: quotes
-_TEXT: Final = re.compile(rf"({'|'.join(_KINDS)})(?:\(\s*({_REF})\s*(?:,\s*([0-9]{{1,3}})\s*)?\))?(?:\s+where\s+({_REF}))?")
-_FEATURE: Final = Text("an aggregate: count, mean(FIELD), last_k(FIELD, 3), each with an optional `where FIELD`", rf"^{_TEXT.pattern}$")
+_TEXT: Final = re.compile(
+    rf"({'|'.join(_KINDS)})(?:\(\s*({_REF})\s*(?:,\s*([0-9]{{1,3}}(?:\.[0-9]{{1,17}})?)\s*)?\))?(?:\s+where\s+({_REF}))?"
+)
+_FEATURE: Final = Text(
+    "an aggregate: count, mean(FIELD), last_k(FIELD, 3), quantile(FIELD, 0.95), each with an optional `where FIELD`", rf"^{_TEXT.pattern}$"
+)
+_FLOATS: Final = ("float16", "float32", "float64")
 
 _KEYS: Final = Keys(
     {
@@ -109,6 +117,11 @@ class WindowKind(Kind[WindowNode]):
                 yield one.mark, f"{about}: {one.kind} is of a value", f"write {one.kind}(FIELD)"
             if not 1 <= one.k <= MAX_LAST or (one.k != 1 and one.kind != "last_k"):
                 yield one.mark, f"{about}: a number is for last_k, from 1 to {MAX_LAST}", "write last_k(FIELD, 3)"
+            if one.kind == "quantile" and (one.q is None or one.q > 1):
+                yield one.mark, f"{about}: a quantile has the share of the values below it, from 0 to 1", "write quantile(FIELD, 0.95)"
+            if one.kind in _SKETCHED and not node.exact and importlib.util.find_spec("datasketches") is None:
+                message = f"{about}: the package datasketches computes it, which is not installed"
+                yield one.mark, message, "pip install 'penstock[sketches]', or keep each event: exact: true"
 
     def signature(self, node: WindowNode, model: Signature | None) -> Signature | None:
         return Signature((), (*(Tensor(name, *_type(feature)) for name, feature in node.outputs), Tensor(LATE, "bool")))
@@ -117,10 +130,10 @@ class WindowKind(Kind[WindowNode]):
         made = _Reads(node, names)
         for number, one in enumerate(node.by):
             made.add(f"{KEY}.{number}", one, "by")
-        values = dict.fromkeys(one.of for one in node.features if one.of is not None)
+        values = dict.fromkeys((DISTINCT if one.kind == "distinct" else VALUE, one.of) for one in node.features if one.of is not None)
         filters = dict.fromkeys(one.where for one in node.features if one.where is not None)
-        for one in values:
-            made.add(f"{VALUE}.{one.text}", one, "features")
+        for what, one in values:
+            made.add(f"{what}.{one.text}", one, "features")
         for one in filters:
             made.add(f"{WHERE}.{one.text}", one, "features")
         made.time()
@@ -144,15 +157,19 @@ class _Reads(Reads):
     def read(self, what: str, found: Ref, target: Target, dtype: str, fields: list[Field]) -> Read:
         null = isinstance(target, FromNode) and self._may_be_null(target)
         missing = None
-        if what == VALUE and dtype != "string" and (isinstance(target, FromField) or (null and self._is_of_table(target))):
+        if (what == VALUE and dtype != "string" and (isinstance(target, FromField) or (null and self._is_of_table(target)))) or (
+            what == DISTINCT and dtype in _FLOATS and isinstance(target, FromField)
+        ):
             dtype, missing = "float64", Missing("fill", math.nan)
+        elif what == DISTINCT and dtype not in _FLOATS and (null or any(one.optional and not one.shape for one in fields)):
+            missing = Missing("fill", None)  # a text and a whole number have no NaN
         elif what == WHERE and (null or any(one.optional for one in fields)):
             missing = Missing("fill", False)
         elif what in (KEY, TIME, TIME_US) and any(one.optional for one in fields):
             missing = Missing("reject")  # an event without a key or a time is a dead letter
-        elif what == VALUE and null and dtype.startswith("float"):
+        elif what in (VALUE, DISTINCT) and null and dtype in _FLOATS:
             missing = Missing("fill", math.nan)
-        return Read(dtype, missing, self._problem(what, found, dtype, fields))
+        return Read(dtype, missing, self._problem(what, found, target, dtype, fields))
 
     def _may_be_null(self, target: FromNode) -> bool:
         return target.tensor is not None and self.names.topology.may_be_null(target.node, target.tensor.name, self.node)
@@ -160,12 +177,16 @@ class _Reads(Reads):
     def _is_of_table(self, target: Target) -> bool:
         return isinstance(target, FromNode) and self.names.topology.node(target.node) in self.names.topology.lookups
 
-    def _problem(self, what: str, found: Ref, dtype: str, fields: list[Field]) -> tuple[str, str] | None:
+    def _problem(self, what: str, found: Ref, target: Target, dtype: str, fields: list[Field]) -> tuple[str, str] | None:
         """Returns why the reference cannot be what it is for, and what to do."""
+        if what in (KEY, TIME, TIME_US) and isinstance(target, FromNode) and self._may_be_null(target):
+            return f"{found.text!r} may be null, and an event without it cannot be counted", "name a rule's output: coalesce(...)"
         if what in (TIME, TIME_US):
             return not_a_time(found, dtype, fields)
         if what == KEY:
             return not_a_key(found, dtype)
+        if what == DISTINCT and dtype not in (*KEYS, *_FLOATS):
+            return f"{found.text!r} is {dtype or 'of no type that is counted'}", "text, numbers, and true and false are counted"
         if what == WHERE and dtype != "bool":
             return f"{found.text!r} is {dtype}, a filter is true or false", "compare it in a rule, and name its output"
         if what == VALUE and dtype == "string":
@@ -194,11 +215,15 @@ def _texts(found: Ref, nodes: Mapping[str, Node], seen: set[str]) -> Iterator[st
 def _feature(name: Scalar, text: str, mark: Mark) -> Feature:
     found = _TEXT.fullmatch(text)
     assert found is not None, "conforming text is always an aggregate"
-    kind, of, k, where = found.groups()
-    return Feature(name.text, cast(Aggregated, kind), ref(of, mark) if of else None, ref(where, mark) if where else None, int(k or 1), mark)
+    kind, of, number, where = found.groups()
+    read, only = ref(of, mark) if of else None, ref(where, mark) if where else None
+    if kind == "quantile":
+        return Feature(name.text, "quantile", read, only, q=None if number is None else float(number), mark=mark)
+    k = int(number or 1) if (number or "1").isdecimal() else 0  # 0 is refused, as other numbers of last_k are
+    return Feature(name.text, cast(Aggregated, kind), read, only, k, mark=mark)
 
 
 def _type(feature: Feature) -> tuple[str, tuple[int, ...]]:
     if feature.kind == "last_k":
         return "float64", (feature.k,)
-    return ("int64" if feature.kind == "count" else "float64"), ()
+    return ("int64" if feature.kind in ("count", "distinct") else "float64"), ()

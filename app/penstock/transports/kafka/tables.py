@@ -87,12 +87,17 @@ class Tables:
                 pass
 
     async def follow(self) -> None:
-        """Reads without end. Raises TransportError, when a topic cannot be read."""
-        began = time.monotonic()
+        """Reads without end. Raises TransportError when a topic cannot be read, TransportUnavailable when no broker answers at first."""
+        began = heard = time.monotonic()
+        patience = patience_of(self._settings)
         consumer = await asyncio.to_thread(self._opened)
         try:
             while True:
                 messages = await asyncio.to_thread(self._several, consumer)
+                heard = time.monotonic() if messages else heard
+                if self.restoring and time.monotonic() - heard > patience:
+                    left = ", ".join(sorted({topic for topic, _ in self._left}))
+                    raise TransportUnavailable(f"{left}: no broker has answered for {patience:g} s")
                 for topic, records in self._sorted(messages).items():
                     for name in (name for name, one in self._topics.items() if one == topic):
                         await self._apply(name, records)
@@ -183,4 +188,5 @@ class Tables:
         self.restoring = ""
         self._whole.set()
         rows = ", ".join(f"{name} {len(one):,}" for name, one in self._reads.items())
-        logger.info("read the tables: %s rows, of %d records in %.1f s", rows, self._read, time.monotonic() - began)
+        refused = f" ({sum(self._strange.values()):,} are no rows)" if self._strange else ""
+        logger.info("read the tables: %s rows, of %s records%s in %.1f s", rows, f"{self._read:,}", refused, time.monotonic() - began)
