@@ -1,5 +1,5 @@
-"""`python -m benchmarks`: the main benchmark; `peers`, `micro`, `batch`, `joins`, `lookups`, `matches`, `windows`, `letters`, `profile` and
-`report` are others.
+"""`python -m benchmarks`: the main benchmark; `peers`, `micro`, `batch`, `joins`, `lookups`, `matches`, `windows`, `letters`, `evidence`,
+`profile` and `report` are others.
 """
 
 from __future__ import annotations
@@ -182,6 +182,20 @@ def windows(keys: int, kafka: bool, bootstrap: str | None) -> None:
         sheet = measure(keys, progress, kafka=kafka, bootstrap=bootstrap)
     show(sheet, errors())
     out.print(where(results.machine()), markup=False)
+
+
+@main.command()
+@click.option("--share", default=1.0, show_default=True, type=click.FloatRange(0.001, 1.0), help="Of the runs; at least 60 of each.")
+def evidence(share: float) -> None:
+    """How often the statistics of rollouts are wrong, and how long they take, in simulations. Exit code 1 when a bar is not kept."""
+    from benchmarks.evidence import measure
+
+    with progress_bar() as progress:
+        sheet, holds = measure(share, progress)
+    show(sheet)
+    out.print(where(results.machine()), markup=False, highlight=False)
+    if not holds:
+        sys.exit(1)
 
 
 @main.command()

@@ -31,12 +31,13 @@ NEVER = 10**9
 
 
 class Bar(NamedTuple):
-    """A check: what was found, and the bound that it has to keep; `least` says that it is a lower bound."""
+    """A check: what was found, and the bound that it has to keep; `least` says that it is a lower bound. `runs` are its own, 0: all."""
 
     what: str
     found: float
     bound: float
     least: bool = False
+    runs: int = 0
 
     @property
     def holds(self) -> bool:
@@ -44,12 +45,12 @@ class Bar(NamedTuple):
 
 
 def measure(share: float, progress: Progress) -> tuple[Sheet, bool]:
-    """Returns the bars and whether all of them hold. `share` of the runs are made, at least 60 of each; bounds grow with the error."""
+    """Returns the bars and whether all hold. `share` of the runs are made, or a few; bounds of shares grow with the error."""
     bars: list[Bar] = []
     for number, (name, check) in enumerate(CHECKS.items()):
         progress(name, number, len(CHECKS))
-        runs = max(int(share * RUNS[name]), 60)
-        bars += [one._replace(what=f"{name}: {one.what} ({runs:,} runs)") for one in check(np.random.default_rng(number), runs)]
+        runs = max(int(share * RUNS[name]), LEAST.get(name, 60))
+        bars += [one._replace(what=f"{name}: {one.what} ({one.runs or runs:,} runs)") for one in check(np.random.default_rng(number), runs)]
     rows = tuple(
         (one.what, f"{one.found:,.4g}", f"{'>=' if one.least else '<='} {one.bound:,.4g}", "yes" if one.holds else "NO") for one in bars
     )
@@ -59,6 +60,11 @@ def measure(share: float, progress: Progress) -> tuple[Sheet, bool]:
 def allowed(rate: float, runs: int) -> float:
     """Returns a rate and three standard errors of its estimate."""
     return rate + 3 * math.sqrt(rate * (1 - rate) / runs)
+
+
+def needed(rate: float, runs: int) -> float:
+    """Returns a rate less three standard errors of its estimate."""
+    return rate - 3 * math.sqrt(rate * (1 - rate) / runs)
 
 
 def first(reached: npt.NDArray[np.bool_], step: int) -> Whole:
@@ -79,7 +85,7 @@ def two_arms(random: np.random.Generator, runs: int, looks: int, live: float, ca
     """Returns S and V of the overlap score, and the z statistic of pooled counts, at a look every 100 events: [runs, looks] each."""
     ours = random.binomial(100, 0.5, (runs, looks))
     failed, others = random.binomial(ours, candidate), random.binomial(100 - ours, live)
-    total = square = 0.0
+    total, square = np.zeros((runs, looks)), np.zeros((runs, looks))
     for arm, outcome, count in ((1.0, 1.0, failed), (1.0, 0.0, ours - failed), (0.0, 1.0, others), (0.0, 0.0, 100 - ours - others)):
         z, _ = scored(np.array([arm]), np.array([0.5]), np.array([outcome]), live)
         total, square = total + count * z[0], square + count * z[0] ** 2
@@ -161,9 +167,8 @@ def late_labels(random: np.random.Generator, runs: int) -> Iterator[Bar]:
     mature = arrived = 0
     for some in pieces(runs, 50):
         outcome = (random.random((some, events)) < 0.23).astype(np.float64)
-        live, candidate = scores(random, outcome, 0.900, 0.900, 0.80)
-        candidate = np.clip(candidate * 1.25, 0, 1)  # it says more, so that its losses are smaller on positives alone
-        live, candidate = np.where(outcome > 0.5, live, live), candidate
+        live, other = scores(random, outcome, 0.900, 0.900, 0.80)
+        candidate = np.clip(other * 1.25, 0, 1)  # higher scores: smaller losses on positives, larger ones on negatives
         a, b = losses("brier", live, outcome), losses("brier", candidate, outcome)
         z = paired(a, b) - paired(a, b).mean()  # equally good over all events
         order = np.argsort(np.arange(events) + np.where(outcome > 0.5, 2_000, window), axis=1, kind="stable")
@@ -190,7 +195,7 @@ def ramp(random: np.random.Generator, runs: int) -> Iterator[Bar]:
         for some in pieces(runs, 250):
             ours = random.binomial(200, propensity, (some, looks))
             failed, others = random.binomial(ours, rate), random.binomial(200 - ours, rate)
-            total = square = 0.0
+            total, square = np.zeros((some, looks)), np.zeros((some, looks))
             for arm, outcome, count in ((1, 1, failed), (1, 0, ours - failed), (0, 1, others), (0, 0, 200 - ours - others)):
                 z, _ = scored(np.full(looks, arm, float), propensity, np.full(looks, outcome, float), 0.09)
                 total, square = total + count * z, square + count * z * z
@@ -263,10 +268,10 @@ def whole_rollouts(random: np.random.Generator, runs: int) -> Iterator[Bar]:
             promoted, aborted = promoted + (outcome == "promote"), aborted + (outcome == "abort")
         made = runs if least is None else max(runs // 10, 60)
         if ratio == 2.0:
-            yield Bar(what, aborted / made, 0.99, least=True)
-            yield Bar("  and promoted", promoted / made, 0.001)
+            yield Bar(what, aborted / made, needed(0.99, made), least=True, runs=made)
+            yield Bar("  and promoted", promoted / made, 0.001, runs=made)
         elif least is not None:
-            yield Bar(what, promoted / made, least, least=True)
+            yield Bar(what, promoted / made, needed(least, made), least=True, runs=made)
         else:
             yield Bar(what, promoted / made, allowed(ALPHA, made))
 
@@ -365,17 +370,17 @@ def shares(random: np.random.Generator, runs: int) -> Iterator[Bar]:
 
 
 def bandits(random: np.random.Generator, runs: int) -> Iterator[Bar]:
-    rates, events, batch = np.array([0.95, 0.94, 0.92]), 100_000, 100
+    rates, events, batch = np.array([0.05, 0.06, 0.08]), 100_000, 100
     uniform = events * (rates.max() - rates.mean())
     for floor, bound in ((0.0, 0.05), (0.01, 0.08), (0.05, 0.20)):
         regret = 0.0
         for _ in range(runs):
-            arms, waiting = Arms.of(3), []
+            arms, waiting = Arms.of(3), list[tuple[Floats, Floats]]()
             for _ in range(events // batch):
                 chosen = random.multinomial(batch, arms.propensities(floor))
                 good = random.binomial(chosen, rates)
                 regret += float((chosen * (rates.max() - rates)).sum())
-                waiting.append((good, chosen - good))
+                waiting.append((good.astype(np.float64), (chosen - good).astype(np.float64)))
                 if len(waiting) > 10:  # outcomes come 1,000 events later
                     arms = arms.add(*waiting.pop(0))
         yield Bar(f"regret of Thompson sampling, floor {floor:.0%}, as a share of that of equal arms", regret / runs / uniform, bound)
@@ -407,6 +412,7 @@ CHECKS: dict[str, Callable[[np.random.Generator, int], Iterator[Bar]]] = {
     "A/B, equal models": equal_models, "A/B, better model": better_model, "shadow": shadow, "late labels": late_labels, "ramp": ramp,
     "keys": keys, "whole rollouts": whole_rollouts, "guard": guards, "sample ratio": shares, "bandit": bandits, "assignment": hashes,
 }  # fmt: skip
+LEAST = {"shadow": 300, "keys": 100}  # a quantile of fewer runs says little
 RUNS = {
     "A/B, equal models": 10_000, "A/B, better model": 1_000, "shadow": 1_000, "late labels": 300, "ramp": 1_000,
     "keys": 1_000, "whole rollouts": 1_000, "guard": 3_000, "sample ratio": 600, "bandit": 60, "assignment": 1_000_000,

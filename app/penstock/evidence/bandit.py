@@ -56,8 +56,9 @@ def best(a: Floats, b: Floats) -> Floats:
     density = np.exp(scale[:, None] + (a[:, None] - 1) * np.log(middle) + (b[:, None] - 1) * np.log1p(-middle))
     mass = density / density.sum(axis=1, keepdims=True)
     below = np.cumsum(mass, axis=1) - mass / 2
-    found: Floats = np.array([(mass[at] * np.delete(below, at, axis=0).prod(axis=0)).sum() for at in range(len(a))])
-    return found / found.sum()
+    sums = np.array([(mass[at] * np.delete(below, at, axis=0).prod(axis=0)).sum() for at in range(len(a))])
+    found: Floats = sums / sums.sum()
+    return found
 
 
 def with_floor(propensities: Floats, floor: float) -> Floats:
@@ -65,4 +66,5 @@ def with_floor(propensities: Floats, floor: float) -> Floats:
     count = len(propensities)
     if not 0 <= floor <= 1 / (2 * count):
         raise ValueError(f"a floor of {floor:g} for {count} arms: at most {1 / (2 * count):g}")
-    return floor + (1 - count * floor) * propensities
+    found: Floats = floor + (1 - count * floor) * propensities
+    return found

@@ -1,11 +1,12 @@
 """Whether counts by arm are what the assignment makes of them: failures of a candidate, shares of arms, labels that came.
 
-1. `Failures`: of two models, does the candidate fail more often than `tolerated` times the live one? Only failures count. Given one, the
-   chance that it is the candidate's is p r / (p r + 1 - p) for a ratio r of failure rates and a propensity p. The base rate cancels, so it may drift.
-   The e-process is a mean over ratios above the tolerated one (after Lindon, Malek, "Anytime-valid inference for multinomial count data", NeurIPS 2022,
-   https://arxiv.org/abs/2011.03567).
-2. `Shares`: do units come to the arms in the stated shares? A Dirichlet-multinomial mixture (the same paper). It is begun again with each change of the
-   shares: the evidence of the stages is multiplied.
+1. `Failures`: does the candidate fail more often than `tolerated` times the live model? Only failures count. Given one, the chance that it
+   is the candidate's is p r / (p r + 1 - p), for a ratio r of the failure rates and a propensity p. The base rate cancels, so it may drift.
+   The e-process is a mean over ratios above the tolerated one.
+2. `Shares`: do units come to the arms in the stated shares? A Dirichlet-multinomial mixture. It begins again when they change, and the
+   evidence of the stages is multiplied.
+
+Source: Lindon, Malek, "Anytime-valid inference for multinomial count data", NeurIPS 2022, https://arxiv.org/abs/2011.03567.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ FIRST = 20  # a candidate that fails all of so many events is broken, whatever t
 
 @dataclass(frozen=True, slots=True)
 class Failures:
-    """Sums over failures of one kind: `logs` float64 [J], the log likelihood ratios; how many are the candidate's, and how many the live model's."""
+    """Sums over failures of one kind: `logs` float64 [J], the log likelihood ratios, and how many failures each of the models has."""
 
     tolerated: float = 1.25
     logs: Floats = field(default_factory=lambda: np.zeros(len(RATIOS)))

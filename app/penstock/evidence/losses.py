@@ -1,11 +1,11 @@
 """The number Z that each event adds to a comparison of a candidate with the live model: its mean is not above 0 when it is no better.
 
 1. `paired`: both models have scored the event, as in a shadow. Z is the live model's loss less the candidate's, plus the margin.
-2. `scored`: one of them has answered it, by chance. Z = (A - p)(m - Y) + p (1 - p) d, with the arm A (1 the candidate), its propensity p, the
-   loss Y in [0, 1], a centre m that does not depend on the arm, and a margin d. Whatever the base rate does and however p is changed on the way, its mean
-   is p (1 - p) times the live model's loss less the candidate's (plus d). Divided by the sum of p (1 - p) it is the effect, weighted by overlap (Li,
-   Morgan, Zaslavsky, "Balancing covariates via propensity score weighting", JASA 113, 2018). Counts that are pooled over a ramp are not valid, and 1/p weights are not
-   early on.
+2. `scored`: one of them has answered it, by chance. Z = (A - p)(m - Y) + p (1 - p) d, with the arm A (1 the candidate), its propensity p,
+   the loss Y in [0, 1], a centre m that does not depend on the arm, and a margin d. Its mean is p (1 - p) times the live model's loss less
+   the candidate's, plus d, whatever the base rate does and however p changes. Divided by the sum of p (1 - p) it is the effect, weighted by
+   overlap (Li, Morgan, Zaslavsky, "Balancing covariates via propensity score weighting", JASA 113, 2018). Counts that are pooled over a
+   ramp are not valid, and 1/p weights are not early on.
 
 `Units` adds events by unit: V is the sum over units of the squared sum of the unit's Z.
 """
@@ -34,16 +34,18 @@ def losses(kind: Loss, score: Floats, outcome: Floats, threshold: float = 0.5) -
 
     Log losses are of probabilities in [0.01, 0.99], and divided by the largest. Squared and absolute errors are of any numbers.
     """
+    found: Floats
     match kind:
         case "error_rate":
-            return ((score >= threshold) != (outcome >= 0.5)).astype(np.float64)
+            found = ((score >= threshold) != (outcome >= 0.5)).astype(np.float64)
         case "log_loss":
             p = np.clip(score, CLIP, 1 - CLIP)
-            return -(outcome * np.log(p) + (1 - outcome) * np.log1p(-p)) / _LARGEST
+            found = -(outcome * np.log(p) + (1 - outcome) * np.log1p(-p)) / _LARGEST
         case "brier" | "squared_error":
-            return (score - outcome) ** 2
+            found = (score - outcome) ** 2
         case "absolute_error":
-            return np.abs(score - outcome)
+            found = np.abs(score - outcome)
+    return found
 
 
 def paired(live: Floats, candidate: Floats, margin: float = 0.0) -> Floats:
@@ -52,7 +54,7 @@ def paired(live: Floats, candidate: Floats, margin: float = 0.0) -> Floats:
 
 
 def scored(arm: Floats, propensity: Floats, loss: Floats, centre: Floats | float, margin: float = 0.0) -> tuple[Floats, Floats]:
-    """Returns Z and the weight p (1 - p) of events that one of them has answered: arms (1 the candidate), propensities, losses, [N] each."""
+    """Returns Z and the weight p (1 - p) of events that one has answered: arms (1 the candidate), propensities, losses, [N] each."""
     overlap = propensity * (1 - propensity)
     return (arm - propensity) * (centre - loss) + overlap * margin, overlap
 

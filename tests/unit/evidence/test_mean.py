@@ -80,7 +80,7 @@ def test_bets_are_additive(z: list[float], cut: int) -> None:
 def test_bets_of_another_scale_and_losses_that_are_too_large_are_refused() -> None:
     with pytest.raises(ValueError, match="two scales"):
         Bets(1.0) + Bets(2.0)
-    with pytest.raises(ValueError, match="a loss of 1.5 is larger than 1"):
+    with pytest.raises(ValueError, match=r"a loss of 1.5 is larger than 1"):
         Bets(1.0).add(np.array([-1.5]))
 
 
