@@ -33,7 +33,7 @@ class Arms:
 
     @classmethod
     def of(cls, count: int) -> Arms:
-        """Returns arms of which nothing is known."""
+        """Returns arms without any outcome."""
         return cls(np.zeros(count), np.zeros(count))
 
     def add(self, successes: Sequence[float] | Floats, failures: Sequence[float] | Floats, keep: float = 1.0) -> Arms:
