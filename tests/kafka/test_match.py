@@ -215,8 +215,8 @@ def test_the_sides_have_as_many_partitions_or_no_worker_starts(job: Job) -> None
 
 
 def test_a_source_may_feed_a_match_and_sinks(job: Job) -> None:
-    """Each in a process of its own, with a group of its own."""
-    text = job.file.read_text()
+    """Each in a process of its own, with a group of its own; a file without nodes is a topology as well."""
+    text = re.sub(r"nodes:\n  twice: .*\n", "", job.file.read_text()).replace(", y: twice", "")
     job.file.write_text(text + f"  seen: {{topic: {job.sink}.seen, fields: {{id: orders.id}}}}\n")
     assert penstock(job, "topics", "create", str(job.file)).code == 0
     orders, payments = shop(200, int(time.time() * 1000))

@@ -58,6 +58,7 @@ def inspect(loaded: Loaded, settings: Settings) -> Iterator[Finding]:
         return
     try:
         shares = runtime.shares(loaded, f"{settings.application}.{name}")
+        admin.require({topic for share in shares.values() for topic in topics.named(share, settings)})  # all that are missing, at once
         found = {topic: one for share in shares.values() for topic, one in topics.described(admin, share, settings).items()}
     except PenstockError as error:
         yield Finding("topics", "failed", str(error), error)

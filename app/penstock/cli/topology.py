@@ -72,12 +72,12 @@ def validate(ctx: click.Context, /, topology: Path, settings: Settings, live: bo
         ctx.exit(_live(loaded, settings, form))
     counts = {part: len(getattr(loaded.topology, part)) for part in ("sources", "nodes", "sinks")}
     counts["nodes"] -= len(loaded.topology.conditions)
-    if loaded.topology.tables:
-        counts["tables"] = len(loaded.topology.tables)
+    counts |= {part: len(found) for part in ("matches", "tables") if (found := getattr(loaded.topology, part))}
     if form == "json":
         print_json({"valid": True, "problems": [], "topology": loaded.topology.name, **counts})
     else:
-        listed = ", ".join(f"{count} {part if count != 1 else part[:-1]}" for part, count in counts.items())
+        one = {"matches": "match"}
+        listed = ", ".join(f"{count} {part if count != 1 else one.get(part, part[:-1])}" for part, count in counts.items())
         out.print(f"{topology}: {loaded.topology.name} is valid: {listed}", markup=False)
 
 

@@ -106,7 +106,13 @@ def explain(position: Position, settings: Settings, topology: Topology | None = 
 
 
 def _loaded(
-    topology: Topology, bound: Bound, settings: Settings, topic: str, source: Source | None, missing: tuple[str, ...] = ()
+    topology: Topology,
+    bound: Bound,
+    settings: Settings,
+    topic: str,
+    source: Source | None,
+    missing: tuple[str, ...] = (),
+    reason: str = "",
 ) -> tuple[Loaded, Program, str]:
     """Returns what is run again, and the name of its stage: of a topology with windows or lookups, only the stage that has read the topic.
 
@@ -117,10 +123,8 @@ def _loaded(
         return load_stage(topology, bound, settings, topic)
     loaded, program = load_bound(topology, bound, settings, missing)
     if source.name not in program.plan.stages:
-        message = f"the events of {source.name} are only matched, and none of them is run alone"
-        raise ConfigError(
-            Problem(topology.file, source.mark.line, source.mark.column, message, "the header __streams.errors.message has the reason")
-        )
+        message = f"the events of {source.name} are only matched, and one of them cannot be run alone{reason}"
+        raise ConfigError(Problem(topology.file, source.mark.line, source.mark.column, message))
     return loaded, program, source.name
 
 
@@ -133,6 +137,8 @@ def _explain_dead_letter(record: Record, said: DeadLetter, settings: Settings, t
     if topology is None:
         assert said.origin is not None
         topology = _named(said.origin.topology, position, settings)
+    if topology.match(said.where) is not None:
+        raise Untraceable(f"{position} was refused before it was matched, so nothing can be run: {said.message}")
     paired = _paired(said.input, topology)
     if not topology.remembering or paired is not None:
         said = _entered(said, topology, settings)
@@ -149,7 +155,7 @@ def _explain_dead_letter(record: Record, said: DeadLetter, settings: Settings, t
             raise type(error)(f"{position}: the dead letter was cut, and the record that it was made from is gone: {error}") from error
     partner = _partner(paired, position, settings)
     if paired is None:
-        loaded, program, stage = _loaded(topology, bound, settings, came.topic, source)
+        loaded, program, stage = _loaded(topology, bound, settings, came.topic, source, reason=f": {said.message}")
     else:
         loaded, program = load_bound(topology, bound, settings)
         stage = _stage_of(program, came.topic, paired, topology, position)
@@ -247,7 +253,9 @@ def _stage_of(program: Program, topic: str, paired: str, topology: Topology, pos
         topics = stage.wired.topics
         if isinstance(stage.wired.gather, Matched) and topics[0] == topic and paired.partition("/")[0] in ("", topics[1]):
             steps = {step.node.name for step in stage.wired.steps}
-            if problems := forgotten(topology, "a record alone", "its answers are not explained", nodes=steps, matches=False):
+            if problems := forgotten(
+                topology, "a record alone", "what is looked up for a pair cannot be explained", nodes=steps, matches=False
+            ):
                 raise TopologyError(problems)
             return name
     raise _changed(topology, f"{position} came from a match of {topic}, which there is not any more", position)

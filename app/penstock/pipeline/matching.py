@@ -102,7 +102,7 @@ class Matching:
         side = self._topics.index(chunk.places[0][0])
         batch = self._ports[side].decode(chunk.records)
         came, failures = self._read(side, chunk, batch, states, now_ms)
-        failures = [*batch.failures, *failures]
+        failures = [*(Failure(one.row, self._unfit(one.error)) for one in batch.failures), *failures]
         passes = [*self._pairs(side, batch, [one for one in came if one.partners and not one.counted])]
         self._keep(side, chunk, came, states)
         if failures:
@@ -251,6 +251,11 @@ class Matching:
                 failures,
             )
             yield self._pipeline.paired(Chunk(records[start:end], _runs(topic, numbers[start:end])), part)
+
+    def _unfit(self, error: RecordError) -> RecordError:
+        """Returns the error without the advice for other sources: the key and the time of a match have no `missing`."""
+        text, cut, _ = str(error).partition(", and the topology gives no value")
+        return InferenceError(f"{text}, and the match needs it as its key or its time", where=self._match.name) if cut else error
 
     def _failed(self, chunk: Chunk, failures: Iterable[Failure]) -> Pass:
         """Returns the records that are no events."""

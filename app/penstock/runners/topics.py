@@ -13,7 +13,7 @@ from penstock.topology.matches import changelogs as changelogs_of_matches
 from penstock.topology.wiring import Matched, Stage
 from penstock.transports.kafka.connection import Admin, TopicInfo
 
-__all__ = ["changelogs", "described", "of_releases", "tables", "written"]
+__all__ = ["changelogs", "described", "named", "of_releases", "tables", "written"]
 
 
 def written(loaded: Loaded, settings: Settings) -> set[str]:
@@ -43,14 +43,19 @@ def of_releases(loaded: Loaded, settings: Settings) -> set[str]:
     return {*Topics.declared(settings.application, loaded.topology)} if settings.releases else set()
 
 
+def named(loaded: Loaded, settings: Settings) -> set[str]:
+    """Returns every topic that has to exist."""
+    read = {topic for stage in loaded.wiring.stages for topic in stage.topics}
+    return written(loaded, settings) | read | {*tables(loaded).values()} | of_releases(loaded, settings)
+
+
 def described(admin: Admin, loaded: Loaded, settings: Settings) -> Mapping[str, TopicInfo]:
     """Returns every topic of the topology. Blocks.
 
     Raises TopicMissing with all that do not exist, SettingsError for a sink with fewer partitions than its source, TransportError.
     """
     stages = loaded.wiring.stages
-    read = {topic for stage in stages for topic in stage.topics}
-    topics = admin.describe(written(loaded, settings) | read | {*tables(loaded).values()} | of_releases(loaded, settings))
+    topics = admin.describe(named(loaded, settings))
     logs = changelogs(loaded, settings)
     for stage in stages:
         for topic in stage.topics[1:]:

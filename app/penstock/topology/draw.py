@@ -83,7 +83,7 @@ def _table(table: Table) -> _Item:
 
 
 def _match(match: Match) -> _Item:
-    by = " and ".join(f"{name}.{field}" for name, fields in zip(match.sides, match.by, strict=True) for field in fields)
+    by = ", ".join(f"{match.left}.{one} = {match.right}.{other}" for one, other in zip(*match.by, strict=False))
     kept = f", {match.left} without {match.right} too" if match.unmatched == "keep" else ""
     detail = f"by {by}, within {match.within_ms / 1000:g} s{kept}"
     return _Item(f"sources.{match.name}", "match", match.name, detail, tuple(f"sources.{name}" for name in match.sides), ("{{", "}}"))

@@ -74,7 +74,7 @@ def parse_text(text: str, file: str = "<topology>") -> Topology:
 
 def _topology(root: Value, file: str) -> Topology:
     top = keys(root)
-    texts = {key.text: text for key, value in items(top["nodes"]) if isinstance(text := keys(value).get("when"), Scalar)}
+    texts = {key.text: text for key, value in items(top.get("nodes")) if isinstance(text := keys(value).get("when"), Scalar)}
     conditions = [condition(name, f"nodes.{name}.when", text) for name, text in texts.items() if _condition(name, texts) in (name, None)]
     sinks = []
     for sink, text in ((_sink(key, value), keys(value).get("when")) for key, value in items(top["sinks"])):
@@ -82,7 +82,7 @@ def _topology(root: Value, file: str) -> Topology:
         sinks.append(replace(sink, when=when))
         if isinstance(text, Scalar) and when is not None and when.like is None:
             conditions.append(condition(sink.name, f"sinks.{sink.name}.when", text))
-    nodes = {node.name: node for node in (*conditions, *(_node(key, value, texts) for key, value in items(top["nodes"])))}
+    nodes = {node.name: node for node in (*conditions, *(_node(key, value, texts) for key, value in items(top.get("nodes"))))}
     declared = [(key, value, keys(value).get("match")) for key, value in items(top["sources"])]
     sources = tuple(_source(key, value) for key, value, match in declared if match is None)
     tables = tuple(_table(key, value) for key, value in items(top.get("tables")))

@@ -92,7 +92,7 @@ def test_the_stage_has_a_consumer_group() -> None:
 
 def test_the_drawing_has_the_match() -> None:
     drawn = text(parse_text(TEXT), wired())
-    assert "match   paid      by orders.number and payments.order, within 3600 s, orders without payments too" in drawn
+    assert "match   paid      by orders.number = payments.order, within 3600 s, orders without payments too" in drawn
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,8 @@ _REF: Final = r'[A-Za-z_][A-Za-z0-9_-]*(?:\.(?:"[^"]+"|[^\s\[\]."(),]+)|\[[0-9]{
 _TEXT: Final = re.compile(
     rf"({'|'.join(_KINDS)})(?:\(\s*({_REF})\s*(?:,\s*([0-9]{{1,3}}(?:\.[0-9]{{1,17}})?)\s*)?\))?(?:\s+where\s+({_REF}))?"
 )
-_FEATURE: Final = Text(
-    "an aggregate: count, mean(FIELD), last_k(FIELD, 3), quantile(FIELD, 0.95), each with an optional `where FIELD`", rf"^{_TEXT.pattern}$"
-)
+_AGGREGATES: Final = "count, mean(FIELD), distinct(FIELD), last_k(FIELD, 3), quantile(FIELD, 0.95)"
+_FEATURE: Final = Text(f"an aggregate: {_AGGREGATES}, each with an optional `where FIELD`", rf"^{_TEXT.pattern}$")
 _FLOATS: Final = ("float16", "float32", "float64")
 
 _KEYS: Final = Keys(
