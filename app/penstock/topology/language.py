@@ -199,9 +199,7 @@ TOPOLOGY: Final = Keys(
             required=True,
         ),
         "tables": Key(Named("table", ENTRY_NAME, _TABLE), "Topics whose newest event of each key is a row, for nodes of kind lookup."),
-        "nodes": Key(
-            Named("node", ENTRY_NAME, Kinds(KINDS, _NODE)), "Registered models and what they read, and what the file computes itself."
-        ),
+        "nodes": Key(Named("node", ENTRY_NAME, Kinds(KINDS, _NODE)), "Registered models and what they read, rules, windows and lookups."),
         "sinks": Key(Named("sink", ENTRY_NAME, _SINK), "Topics to write predictions to.", required=True),
         "providers": Key(PROVIDERS, "What computes the models of all nodes that do not say it themselves; the processor when omitted."),
         "releases": Key(_RELEASES, "How models are swapped while the stream runs."),
