@@ -297,6 +297,7 @@ class Delivery:
             first = False
             scored = await self._score(scorer, chunk, spans, states)
             if scored is None or not await self._held(spans[0]):  # a group is of one assignment, and this one has ended
+                states.failed = True  # they count rows whose outputs are not sent
                 return
             parcels += scored
         self._slow(scorer.pipeline, [(span.partition, len(span.records)) for span in spans], parcels)
@@ -402,14 +403,15 @@ class Delivery:
         """Removes what no partner can come for any more, and sends what goes on without one."""
         positions, states = self._source.positions, self._states()
         for number in sorted({number for topic, number in positions.partitions if self._stages.get(topic) == stage}):
-            while True:
+            under = positions.here((self._scorer_of(stage).matched.topics[0], number))
+            while under.current and not (positions.draining or self._ended or states.failed) and self._forwarded < self._pace.in_flight:
                 scorer = self._scorer_of(stage)
                 matching = scorer.matched
                 left, right = (self._read_to(matching, (topic, number)) for topic in matching.topics)
                 passes = matching.over(states, number, (left, right), EXPIRED)
                 if passes is None:
                     break
-                if not await self._send_on(scorer, states, positions.here((matching.topics[0], number)), passes):
+                if not await self._send_on(scorer, states, under, passes):
                     return
                 await asyncio.sleep(0)
 
@@ -420,10 +422,12 @@ class Delivery:
         try:
             for one in passes:
                 found = await self._pass(scorer, one.chunk, under, states, one)
-                if found is None or not await self._held(under):
+                if found is None or not await self._held(under) or states.failed:
+                    states.failed = True  # rows are removed whose outputs are not sent
                     self._passed_on()
                     return False
                 parcels += found
+                self._slow(scorer.pipeline, [((topic, number), count) for topic, number, count in one.chunk.places], found)
             changes = self._remember.changes(states, scorer.pipeline.remembers, self._now_ms())
             sent = await self._sink.send(parcels, under)
         except BaseException:

@@ -104,7 +104,7 @@ class Matching:
         came, failures = self._read(side, chunk, batch, states, now_ms)
         failures = [*(Failure(one.row, self._unfit(one.error)) for one in batch.failures), *failures]
         passes = [*self._pairs(side, batch, [one for one in came if one.partners and not one.counted])]
-        self._keep(side, chunk, came, states)
+        self._keep(side, chunk, came, states, now_ms)
         if failures:
             passes.append(self._failed(chunk, failures))
         if skipped := chunk.rows - batch.size - len(batch.failures):
@@ -125,7 +125,7 @@ class Matching:
         earlier, later = (match.before_ms, match.within_ms) if side == LEFT else (match.within_ms, match.before_ms)
         came, failures = [], []
         for at, (row, key, stamp) in enumerate(zip(rows, keys, times, strict=True)):
-            if not NEVER < stamp <= now_ms + match.ahead_ms:
+            if not NEVER < stamp <= now_ms + match.ahead_ms or (not column and stamp < 0):  # a record without a timestamp has -1
                 failures.append(Failure(row, self._no_time(stamp, now_ms)))
                 continue
             own, other = (states.look(self._names[one], numbers[row]) for one in (side, 1 - side))
@@ -136,13 +136,13 @@ class Matching:
         return came, failures
 
     def _no_time(self, stamp: int, now_ms: int) -> RecordError:
-        if stamp <= NEVER:
+        if stamp <= now_ms:
             return InferenceError(f"{stamp} ms is not a time of events", where=self._match.name)
         most = f"more than {self._match.ahead_ms / 1000:g} s (ahead)"
         return InferenceError(f"the event is {(stamp - now_ms) / 1000:,.0f} s ahead of the clock, {most}", where=self._match.name)
 
-    def _keep(self, side: int, chunk: Chunk, came: Sequence[_Came], states: States) -> None:
-        """Counts the events, and marks the left ones that have a partner now."""
+    def _keep(self, side: int, chunk: Chunk, came: Sequence[_Came], states: States, now_ms: int) -> None:
+        """Counts the events, and marks the left ones that have a partner. The newest time is never ahead of the clock."""
         marks = self._match.unmatched == "keep"
         latest = dict.fromkeys((number for _, number, _ in chunk.places), NEVER)
         late = replayed = 0
@@ -155,7 +155,7 @@ class Matching:
                 continue
             late += one.time < own.standing.latest - self._match.lateness_ms
             own.add(one.key, Row.of(one.record, one.time, matched=bool(one.partners)))
-            latest[one.partition] = max(latest[one.partition], one.time)
+            latest[one.partition] = max(latest[one.partition], min(one.time, now_ms))
         at = 0
         for _, number, count in chunk.places:
             at += count

@@ -2,7 +2,9 @@
 
 1. A file has a line that says what it is, then the arrays as they lie in memory, and a checksum of each. It is written whole or not at all.
 2. It is named by state and partition, and holds the changelog's offset from which to go on.
-3. It is never needed: what is damaged, of another version or of another state is refused with a reason, and the changelog is read instead.
+3. One that is older than OLDEST is refused. A key that was removed since has a tombstone in the changelog, and after a while (Kafka's
+   delete.retention.ms, a day) compaction removes that, too: the key would come back.
+4. It is never needed: what is damaged, of another version or of another state is refused with a reason, and the changelog is read instead.
 
 Why not a database of keys: docs/decisions/0042-keyed-windows.md
 """
@@ -10,6 +12,7 @@ Why not a database of keys: docs/decisions/0042-keyed-windows.md
 from __future__ import annotations
 
 import os
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from io import BufferedReader
@@ -23,8 +26,9 @@ from penstock.batch import Array
 from penstock.host import writing_whole
 from penstock.state.base import Keyed
 
-__all__ = ["Refused", "load", "path", "save"]
+__all__ = ["OLDEST", "Refused", "load", "path", "save"]
 
+OLDEST: Final = 12 * 3600.0  # seconds
 _MAGIC: Final = b"penstock state 1\n"
 _LONGEST: Final = 1 << 20  # bytes of the line
 _DTYPES: Final = frozenset({"|u1", "|b1", "<i4", "<i8", "<f8"})
@@ -83,7 +87,10 @@ def load(folder: Path, state: Keyed, partition: int) -> int | Refused:
     file = path(folder, state.name, partition)
     try:
         with file.open("rb") as opened:
-            line, arrays = _read(opened, os.fstat(opened.fileno()).st_size)
+            about = os.fstat(opened.fileno())
+            if (age := time.time() - about.st_mtime) > OLDEST:
+                return Refused(f"{file} is {age / 3600:.0f} hours old: keys that were removed since might come back")
+            line, arrays = _read(opened, about.st_size)
         if (line.state, line.partition) != (state.name, partition):
             return Refused(f"{file} is of partition {line.partition} of the state {line.state}")
         state.load(arrays)

@@ -13,7 +13,8 @@ import pytest
 from penstock import runtime
 from penstock.engine.observe import Observers
 from penstock.parcel import Parcel
-from penstock.pipeline import AtLeastOnce, Chunk, Delivery, Fixed, Pipeline, Program
+from penstock.pipeline import AtLeastOnce, Chunk, Delivery, Fixed, Pace, Pipeline, Program
+from penstock.pipeline.delivery import EXPIRED
 from penstock.pipeline.matching import Matching
 from penstock.record import Record
 from penstock.registry.directory import DirectoryRegistry
@@ -269,5 +270,56 @@ def test_a_lookup_of_a_pair_reads_its_table(make: Make, tmp_path: Path) -> None:
         found = {one["id"]: one["fee"] for one in (json.loads(record.value or b"") for record in memory.records("out"))}
         assert found == {"a": 0.5, "b": None}
         delivery.terminate()
+
+    asyncio.run(main())
+
+
+def test_an_event_ahead_of_the_clock_ends_no_wait(make: Make) -> None:
+    """A payment from a fast clock is counted, and does not say that the payments are read up to its time."""
+    bench = Bench(make("unmatched: keep, lateness: 1s"))
+    bench.take(payment(0, "x", 3_000_000))
+    bench.take(order(0, "a"))
+    assert bench.matching.newest(bench.states, ("payments", 0)) == NOW
+    (letter,) = letters(bench.take(payment(1, "a")._replace(timestamp=-1)))
+    assert letter == ("payments.dead-letter", "-1 ms is not a time of events")
+
+
+def test_what_expires_is_bounded_and_ends_with_the_assignment(make: Make) -> None:
+    """Orders that go on alone wait for the acknowledgement of those before them, and none goes on when a drain has begun."""
+    program = make("unmatched: keep, lateness: 1s")
+    now = NOW / 1000
+
+    async def main() -> None:
+        memory = Memory(1)
+        source, sink = MemorySource(memory, ["orders", "payments"]), MemorySink(memory)
+        delivery = Delivery(
+            source,
+            sink,
+            AtLeastOnce(source),
+            stages={"orders": "paid", "payments": "paid"},
+            serving=lambda: Fixed(program),
+            fail=lambda error: pytest.fail(str(error)),
+            pace=Pace(in_flight=2),
+            wall=lambda: now,
+        )
+        for at in range(3 * EXPIRED):
+            memory.append(order(at, f"o{at}"))
+        source.assign()
+        while spans := await source.take(4096):
+            await delivery.submit(spans)
+        now_later(60)
+        sink.delay()
+        await delivery.tick()
+        assert len(memory.records("out")) == 0
+        begun = delivery._forwarded
+        assert 0 < begun <= 2
+        source.positions.drain()
+        await delivery.tick()
+        assert delivery._forwarded == begun
+        delivery.terminate()
+
+    def now_later(seconds: float) -> None:
+        nonlocal now
+        now += seconds
 
     asyncio.run(main())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -38,6 +40,17 @@ def test_no_snapshot_is_a_reason(tmp_path: Path) -> None:
     found = state.load(tmp_path, table(), 2)
     assert isinstance(found, Refused)
     assert "No such file" in found.reason
+
+
+def test_an_old_snapshot_is_not_used(saved: Path) -> None:
+    """A key that was removed since may have no tombstone any more."""
+    then = time.time() - state.snapshot.OLDEST
+    os.utime(saved, (then + 60, then + 60))
+    assert state.load(saved.parent, table(), 2) == 17
+    os.utime(saved, (then - 60, then - 60))
+    found = state.load(saved.parent, table(), 2)
+    assert isinstance(found, Refused)
+    assert "is 12 hours old: keys that were removed since might come back" in found.reason
 
 
 def test_damage_is_found_wherever_it_is(saved: Path) -> None:

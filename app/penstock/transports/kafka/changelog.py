@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 CHANGELOG_CONFIG: Final[Mapping[str, str]] = {
     "cleanup.policy": "compact",
+    "delete.retention.ms": str(24 * 3600 * 1000),  # of tombstones: longer than a snapshot may be old
     "max.message.bytes": str(10 << 20),  # with `exact`, a key has all its events
     "min.cleanable.dirty.ratio": "0.2",
     "segment.ms": str(3600 * 1000),  # only closed segments are compacted
