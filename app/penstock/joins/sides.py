@@ -67,14 +67,24 @@ class Side(Table):
     def __init__(self, name: str, reach: int) -> None:
         super().__init__(name, ttl=_NEVER, cap=_ENDLESS)
         self._reach = reach
-        self._ends: list[tuple[int, bytes]] | None = None  # a heap of the first end of each key; None: to be made from the rows
+        self._ends: list[tuple[int, bytes]] | None = None  # a heap that has the first end of each key; None: to be made from the rows
+        self._first: dict[bytes, int] = {}  # that end: another entry of the heap with the key is an old one
 
     def add(self, key: bytes, row: Row) -> None:
         """Keeps a row, which comes after all others of its partition by offset."""
         before = self.get(key)
         self.put(key, (before or b"") + row.packed, offset=row.offset, time=row.time)
-        if self._ends is not None and (before is None or row.time < min(one.time for one in _rows(before))):
-            heapq.heappush(self._ends, (row.time + self._reach, key))
+        end = row.time + self._reach
+        if self._ends is not None and ((first := self._first.get(key)) is None or end < first):
+            self._first[key] = end
+            heapq.heappush(self._ends, (end, key))
+
+    def put_back(self, removed: Iterable[tuple[bytes, Row]]) -> None:
+        """Keeps rows again that `over` has removed, with their keys."""
+        for key, row in removed:
+            rows = sorted([*_rows(self.get(key) or b""), row], key=lambda one: one.offset)
+            self.put(key, b"".join(one.packed for one in rows), offset=rows[-1].offset, time=max(one.time for one in rows))
+        self._ends = None
 
     def partners(self, key: bytes, first: int, last: int) -> list[Row]:
         """Returns the rows of the key whose times are from `first` to `last`, in ms, in the order of their offsets."""
@@ -94,30 +104,33 @@ class Side(Table):
         ends = self._heap()
         return bool(ends) and (ends[0][0] < read_to or len(self) > cap)
 
-    def over(self, read_to: int, cap: int, most: int) -> tuple[list[Row], list[Row]]:
+    def over(self, read_to: int, cap: int, most: int) -> tuple[list[tuple[bytes, Row]], list[tuple[bytes, Row]]]:
         """Removes the rows whose end is before `read_to`, and of more than `cap` keys the rows that would end first: about `most` of them.
 
-        Returns both, in the order of their ends.
+        Returns both with their keys, in the order of their ends.
         """
-        ends, over, evicted = self._heap(), list[Row](), list[Row]()
+        ends, over, evicted = self._heap(), list[tuple[bytes, Row]](), list[tuple[bytes, Row]]()
         while ends and len(over) + len(evicted) < most and (ends[0][0] < read_to or len(self) > cap):
             end, key = heapq.heappop(ends)
-            if (found := self.get(key)) is None:
+            if self._first.get(key) != end:
                 continue
-            rows = [*_rows(found)]
-            (over if end < read_to else evicted).extend(row for row in rows if row.time + self._reach <= max(end, read_to - 1))
+            rows = [*_rows(self.get(key) or b"")]
+            (over if end < read_to else evicted).extend((key, row) for row in rows if row.time + self._reach <= max(end, read_to - 1))
             left = [row for row in rows if row.time + self._reach > max(end, read_to - 1)]
             if not left:
                 self.remove(key)
+                del self._first[key]
                 continue
             kept = self._kept[key]
             self.put(key, b"".join(row.packed for row in left), offset=kept.offset, time=kept.time)
-            heapq.heappush(ends, (min(row.time for row in left) + self._reach, key))
+            self._first[key] = min(row.time for row in left) + self._reach
+            heapq.heappush(ends, (self._first[key], key))
         return over, evicted
 
     def _heap(self) -> list[tuple[int, bytes]]:
         if self._ends is None:
-            self._ends = [(min(row.time for row in _rows(one.value)) + self._reach, key) for key, one in self._kept.items()]
+            self._first = {key: min(row.time for row in _rows(one.value)) + self._reach for key, one in self._kept.items()}
+            self._ends = [(end, key) for key, end in self._first.items()]
             heapq.heapify(self._ends)
         return self._ends
 
@@ -134,9 +147,9 @@ class Side(Table):
         given = [*entries]
         super().restore(given)
         for key, value in given:
-            if value is not None and key.startswith(KEY):
-                for _ in _rows(value[_BEFORE:]):
-                    pass  # what is damaged is found here, and not when its time is over
+            # What is damaged is found here, and not when its time is over.
+            if value is not None and key.startswith(KEY) and not [*_rows(value[_BEFORE:])]:
+                raise ValueError("a key without rows")
 
     def load(self, columns: Mapping[str, Array]) -> None:
         """See `Keyed.load`."""

@@ -178,6 +178,7 @@ class Delivery:
         self._joins = several - self._matches.keys()
         self._joinings: dict[str, Joining] = {}  # by stage
         self._ticks: asyncio.Future[None] | None = None
+        self._asks = 0.0  # when the registry may be asked again for what waits
         self._forwarded = 0  # chunks of joined rows that are not acknowledged
         self._changed = asyncio.Event()  # a span has ended, or the assignment has changed
         self._ended = False
@@ -408,12 +409,30 @@ class Delivery:
                 scorer = self._scorer_of(stage)
                 matching = scorer.matched
                 left, right = (self._read_to(matching, (topic, number)) for topic in matching.topics)
-                passes = matching.over(states, number, (left, right), EXPIRED)
+                try:
+                    passes = matching.over(states, number, (left, right), EXPIRED)
+                except SchemaWanted as wanted:
+                    if await self._fetch_beside(wanted, matching.topics[0]):
+                        continue
+                    return
                 if passes is None:
                     break
                 if not await self._send_on(scorer, states, under, passes):
                     return
                 await asyncio.sleep(0)
+
+    async def _fetch_beside(self, wanted: SchemaWanted, topic: str) -> bool:
+        """Fetches a schema for what waits. Returns False when the registry does not answer: it is asked again after a while."""
+        if self._clock() < self._asks:
+            return False
+        try:
+            await asyncio.to_thread(wanted.fetch)
+        except TransportUnavailable as error:
+            self.waiting[topic] = f"{topic} waits for {wanted}: {error}"
+            self._asks = self._clock() + LONGEST_PAUSE
+            return False
+        self.waiting.pop(topic, None)
+        return True
 
     async def _send_on(self, scorer: _Scorer, states: States, under: Span, passes: Sequence[Pass]) -> bool:
         """Scores and sends rows that no record of now causes, and then what has changed. Returns False when the assignment has ended."""

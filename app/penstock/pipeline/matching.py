@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from penstock.batch import Array, Batch, Failure
-from penstock.errors import DecodeError, InferenceError, RecordError
+from penstock.errors import DecodeError, InferenceError, RecordError, SchemaWanted
 from penstock.joins.sides import Row, Side
 from penstock.pipeline.letters import MATCH
 from penstock.pipeline.score import Chunk, Pass, Pipeline
@@ -170,9 +170,9 @@ class Matching:
     def over(self, states: States, number: int, read_to: tuple[int, int], most: int) -> list[Pass] | None:
         """Removes events of a partition, up to about `most` of a side, and returns the left ones that go on alone; None: there is nothing.
 
-        `read_to` is the time up to which each topic is read, in ms.
+        `read_to` is the time up to which each topic is read, in ms. Raises SchemaWanted, and has removed no left event then.
         """
-        found, alone = False, list[Row]()
+        found, alone, left = False, list[Row](), list[tuple[bytes, Row]]()
         for side in (LEFT, RIGHT):
             state = states.look(self._names[side], number)
             if not isinstance(state, Side) or not state.due(read_to[1 - side], self._match.max_keys):
@@ -182,11 +182,17 @@ class Matching:
             gone, evicted = state.over(read_to[1 - side], self._match.max_keys, most)
             self._counts["evicted"].inc(len(evicted))
             if side == LEFT and self._match.unmatched == "keep":
-                alone = [row for row in (*gone, *evicted) if not row.matched]
+                left = [*gone, *evicted]
+                alone = [row for _, row in left if not row.matched]
         if not found:
             return None
+        try:
+            passes = [*self._alone(number, alone)]
+        except SchemaWanted:
+            states.at(self._names[LEFT], number, self._makes[LEFT]).put_back(left)
+            raise
         self._counts["unmatched"].inc(len(alone))
-        return [*self._alone(number, alone)]
+        return passes
 
     # -- rows ------------------------------------------------------------------------------------------------------
 

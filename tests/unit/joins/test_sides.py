@@ -22,9 +22,12 @@ def side(*rows: tuple[bytes, int]) -> Side:
     return made
 
 
-def offsets(found: tuple[list[Row], list[Row]]) -> tuple[list[int], list[int]]:
+Found = list[tuple[bytes, Row]]
+
+
+def offsets(found: tuple[Found, Found]) -> tuple[list[int], list[int]]:
     over, evicted = found
-    return [one.offset for one in over], [one.offset for one in evicted]
+    return [one.offset for _, one in over], [one.offset for _, one in evicted]
 
 
 def test_a_row_is_the_record_that_it_came_in() -> None:
@@ -83,3 +86,39 @@ def test_bytes_of_something_else_are_refused() -> None:
     for bad in (value[:-1], value[:20]):
         with pytest.raises(ValueError, match="end early"):
             Side("s", 10).restore([(key, bad), standing])
+
+
+def test_rows_in_descending_time_cost_no_more_than_in_ascending(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each new first end of a key leaves an old one in the heap: it is passed over, and changes nothing."""
+    found = side((b"a", 5_000))
+    assert not found.due(0, MANY)
+    for offset, time in enumerate(range(4_999, 4_000, -1), 1):
+        found.add(b"a", row(offset, time))
+    puts: list[int] = []
+
+    def put(key: bytes, value: bytes, *, offset: int, time: int) -> None:
+        puts.append(offset)
+        Side.put(found, key, value, offset=offset, time=time)
+
+    monkeypatch.setattr(found, "put", put)
+    gone = []
+    for read_to in range(4_500, 6_001, 50):
+        gone += offsets(found.over(read_to, MANY, 10_000))[0]
+    assert sorted(gone) == [*range(1_000)]
+    assert len(puts) <= 31
+
+
+def test_rows_that_are_put_back_go_again() -> None:
+    found = side((b"a", 5), (b"b", 3), (b"a", 1))
+    over, _ = found.over(14, MANY, 100)
+    found.put_back(over)
+    assert [one.offset for one in found.partners(b"a", 0, 9)] == [0, 2]
+    assert offsets(found.over(100, MANY, 100)) == ([0, 2, 1], []), "rows of one key go together"
+
+
+def test_a_key_without_rows_is_refused_when_it_is_restored() -> None:
+    made = side((b"a", 5))
+    entries = [*made.checkpoint()]
+    damaged = [(key, value[:16] if value is not None and key == b"\1a" else value) for key, value in entries]
+    with pytest.raises(ValueError, match="a key without rows"):
+        Side("s", 10).restore(damaged)

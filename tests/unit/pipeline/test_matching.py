@@ -12,10 +12,12 @@ import pytest
 
 from penstock import runtime
 from penstock.engine.observe import Observers
+from penstock.errors import SchemaWanted, TransportUnavailable
 from penstock.parcel import Parcel
 from penstock.pipeline import AtLeastOnce, Chunk, Delivery, Fixed, Pace, Pipeline, Program
 from penstock.pipeline.delivery import EXPIRED
 from penstock.pipeline.matching import Matching
+from penstock.pipeline.ports import Port
 from penstock.record import Record
 from penstock.registry.directory import DirectoryRegistry
 from penstock.state import States
@@ -321,5 +323,58 @@ def test_what_expires_is_bounded_and_ends_with_the_assignment(make: Make) -> Non
     def now_later(seconds: float) -> None:
         nonlocal now
         now += seconds
+
+    asyncio.run(main())
+
+
+def test_what_waits_is_kept_while_its_schema_is_fetched(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restart on another host may not know the schema of what was restored: it is fetched, and the order goes on alone then."""
+    program = make("unmatched: keep, lateness: 1s")
+    now, known = NOW / 1000, False
+    asked: list[float] = []
+
+    def fetch() -> None:
+        nonlocal known
+        asked.append(now)
+        if len(asked) == 1:
+            raise TransportUnavailable("no answer")
+        known = True
+
+    async def main() -> None:
+        nonlocal now
+        memory = Memory(1)
+        source = MemorySource(memory, ["orders", "payments"])
+        delivery = Delivery(
+            source,
+            MemorySink(memory),
+            AtLeastOnce(source),
+            stages={"orders": "paid", "payments": "paid"},
+            serving=lambda: Fixed(program),
+            fail=lambda error: pytest.fail(str(error)),
+            wall=lambda: now,
+            clock=lambda: now,
+        )
+        memory.append(order(0, "a"))
+        source.assign()
+        for span in await source.take(10):
+            await delivery.submit([span])
+        decode = Port.decode
+
+        def wants(self: Port, records: Any) -> Any:
+            if not known:
+                raise SchemaWanted("the schema 7", fetch)
+            return decode(self, records)
+
+        monkeypatch.setattr(Port, "decode", wants)
+        now += 60
+        for _ in range(3):
+            await delivery.tick()
+        assert (len(asked), memory.records("out")) == (1, [])
+        assert "orders waits for the schema 7" in delivery.waiting["orders"]
+        now += 60
+        await delivery.tick()
+        assert (len(asked), delivery.waiting) == (2, {})
+        assert [json.loads(one.value or b"")["id"] for one in memory.records("out")] == ["a"]
+        delivery.terminate()
 
     asyncio.run(main())
