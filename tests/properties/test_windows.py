@@ -329,3 +329,28 @@ def test_states_have_one_name_where_they_keep_the_same(one: Definition, other: D
             for each in (one, other)]  # fmt: skip
     assert (one.state == other.state) == (kept[0] == kept[1])
     assert replace(one, ahead=one.ahead + 1, cap=7, include_self=not one.include_self).state == one.state
+
+
+@given(
+    values=st.lists(
+        st.floats(allow_nan=False, allow_infinity=False, max_value=1e307, min_value=-1e307) | st.integers(0, 3).map(float), min_size=1
+    ),
+    times=st.integers(1, 40),
+    hops=st.integers(1, 5),
+    qs=st.lists(st.floats(0, 1), max_size=30),
+)
+def test_estimated_quantiles_ascend_from_the_least_value_to_the_greatest(
+    values: list[float], times: int, hops: int, qs: list[float]
+) -> None:
+    cells = np.array(values * times)
+    tiles = []
+    for part in np.array_split(cells, hops):
+        kept = sketches.NOTHING
+        for cell in part:
+            kept = sketches.added("quantile", kept, cell.tobytes())
+        tiles.append(kept)
+    wanted = [0.0, *sorted([*qs, *np.linspace(0, 1, 41).tolist()]), 1.0]
+    found = sketches.estimate("quantile", tiles[:-1], tiles[-1], wanted)
+    assert found == sorted(found)
+    assert (found[0], found[-1]) == (cells.min(), cells.max())
+    assert [sketches.estimate("quantile", tiles[:-1], tiles[-1], [q])[0] for q in wanted[::7]] == found[::7]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntFlag
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -54,9 +55,26 @@ class Rows:
 def keys_of(columns: Sequence[Array]) -> list[bytes]:
     """Returns the key of each row, from the columns of the fields `by`: equal bytes are equal fields.
 
-    Text in one column is its UTF-8. Anything else is MessagePack, so the bytes do not depend on the host.
+    Text in one column is its UTF-8. Anything else is MessagePack, so the bytes do not depend on the host. Half of a surrogate pair is
+    encoded as if it were a character.
     """
     lists = [column.tolist() for column in columns]
     if len(lists) > 1:
-        return [msgspec.msgpack.encode(row) for row in zip(*lists, strict=True)]
+        rows = [*zip(*lists, strict=True)]
+        try:
+            return [msgspec.msgpack.encode(row) for row in rows]
+        except UnicodeEncodeError:
+            return [_packed(row) for row in rows]
     return [one.encode("utf-8", "surrogatepass") if type(one) is str else msgspec.msgpack.encode(one) for one in lists[0]]
+
+
+def _packed(row: tuple[Any, ...]) -> bytes:
+    """Returns the MessagePack of a row, as `msgspec` writes it, and of text that has no UTF-8."""
+    parts = [msgspec.msgpack.encode([None] * len(row))[: -len(row)]]
+    for one in row:
+        if type(one) is str:
+            text = one.encode("utf-8", "surrogatepass")
+            parts += [msgspec.msgpack.encode("-" * len(text)).removesuffix(b"-" * len(text)), text]
+        else:
+            parts.append(msgspec.msgpack.encode(one))
+    return b"".join(parts)

@@ -172,3 +172,15 @@ def test_equal_keys_are_equal_fields() -> None:
     assert len({*keys_of([numbers]), *keys_of([names, numbers]), *keys_of([numbers, names])}) == 9
     assert keys_of([np.array(["a", None, "\ud800"], object)]) == [b"a", b"\xc0", b"\xed\xa0\x80"]
     assert keys_of([np.array([True, False])]) == [b"\xc3", b"\xc2"]
+
+
+def test_keys_of_several_fields_may_have_half_of_a_surrogate_pair() -> None:
+    """As those of one field. The other rows of the batch have the bytes that they would have without it."""
+    texts = ["", "a", "\u00e9", "-" * 31, "-" * 32, "-" * 45, "-" * 255, "-" * 256, "-" * 65_536, None]
+    numbers = np.arange(len(texts) + 3)
+    whole = keys_of([np.array(texts, object), numbers[: len(texts)]])
+    some = keys_of([np.array([*texts, "\ud800", "\udc00", "a\ud800"], object), numbers])
+    assert some[: len(texts)] == whole
+    assert some[-3] == b"\x92\xa3\xed\xa0\x80\x0a"
+    halves = np.array(["\ud800", "\udc00", "a\ud800", "\ud800"], object)
+    assert len({*keys_of([halves, np.array(["b"] * 4, object)])}) == 3

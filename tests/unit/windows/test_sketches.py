@@ -14,7 +14,7 @@ from penstock.batch import Array
 from penstock.windows import Aggregate, Definition, LookBack, Partition, open_partition, sketches
 from penstock.windows.partials import Reading
 from penstock.windows.sawtooth import Sawtooth
-from penstock.windows.sketches import read, tokens
+from penstock.windows.sketches import CELL, NOTHING, Kept, added, estimate, read, tokens
 
 BOTH: Final = Definition(
     ("card",),
@@ -91,6 +91,46 @@ def test_estimates_are_near() -> None:
     for q in (0.5, 0.95, 0.99):
         assert np.mean(values[:-1] < found[f"p{q * 100:g}_1h"][-1]) == pytest.approx(q, abs=0.01)
     assert (found["p0_1h"][-1], found["p100_1h"][-1]) == (values[:-1].min(), values[:-1].max())
+
+
+def tile(values: Array) -> Kept:
+    kept, cells = NOTHING, values.tobytes()
+    for at in range(0, len(cells), CELL):
+        kept = added("quantile", kept, cells[at : at + CELL])
+    return kept
+
+
+@pytest.mark.parametrize("number", [1000, 20_000])
+@pytest.mark.parametrize("hops", [1, 3, 13])
+@pytest.mark.parametrize("of", ["normal", "lognormal", "uniform"])
+def test_rank_of_a_quantile_is_near(of: str, hops: int, number: int) -> None:
+    chance = np.random.default_rng(6)
+    values = getattr(chance, of)(size=number)
+    tiles = [tile(part) for part in np.array_split(values, hops)]
+    qs = np.linspace(0, 1, 501)
+    found = estimate("quantile", tiles[:-1], tiles[-1], [*qs])
+    assert found == sorted(found)
+    off = np.abs(np.searchsorted(np.sort(values), found) / number - qs)
+    assert off.mean() < 0.0025
+    assert off.max() < 0.025
+
+
+@pytest.mark.parametrize(
+    "values", [[3.0], [3.0, 3.0], [1.0, 2.0], [-0.0] * 70, [5e-324] * 70 + [0.0] * 70, [1.7e308] * 200, [-1.7e308] * 99 + [1.7e308]]
+)
+def test_extremes_are_exact_where_digests_are_small_or_values_great(values: list[float]) -> None:
+    own = Kept(sketches._together("quantile", (), np.array(values).tobytes(), 100).serialize(), b"")
+    found = estimate("quantile", (), own, [0.0, 0.25, 0.5, 1.0])
+    assert found == sorted(found)
+    assert (found[0], found[-1]) == (min(values), max(values))
+    assert "-0.0" not in map(str, found)
+
+
+def test_estimates_are_finite_where_the_means_of_the_library_overflow() -> None:
+    own = tile(np.array([1.7e308, -1.7e308] * 100))
+    found = estimate("quantile", (), own, [0.0, 0.25, 0.5, 0.75, 1.0])
+    assert np.isfinite(found).all()
+    assert found == sorted(found)
 
 
 def test_reading_and_writing_change_nothing_that_comes_later() -> None:
