@@ -110,7 +110,7 @@ def run(program: Program, orders: Sequence[Record], payments: Sequence[Record]) 
     for at in range(0, max(len(orders), len(payments)), ROWS):
         for topic, records in (("orders", orders[at : at + ROWS]), ("payments", payments[at : at + ROWS])):
             t0 = now()
-            passes = matching.take(Chunk(records, ((topic, 0, len(records)),)), states, clock) if records else []
+            passes = [*matching.take(Chunk(records, ((topic, 0, len(records)),)), states, clock)] if records else []
             read_to = [matching.newest(states, (one, 0)) - matching.lateness for one in matching.topics]
             passes += matching.over(states, 0, (read_to[0], read_to[1]), 1024) or []
             t1 = now()

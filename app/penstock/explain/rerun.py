@@ -12,6 +12,7 @@ from penstock.errors import DecodeError
 from penstock.explain.provenance import DeadLetter, provenance
 from penstock.pipeline import Chunk, Pipeline, Program
 from penstock.pipeline.matching import Matching
+from penstock.pipeline.score import Pass
 from penstock.record import Record
 from penstock.runners.memory import InMemory
 from penstock.runtime import Loaded
@@ -85,7 +86,7 @@ def _matched(program: Program, stage: str, left: Record, right: Record | None) -
     memory, states, metrics = Memory(1), States(), Metrics()
     pipeline = Pipeline(program, stage, sink=MemorySink(memory), metrics=metrics)
     matching = Matching(pipeline, metrics)
-    passes = []
+    passes: list[Pass] = []
     for record in (left, right):
         if record is not None:
             passes += matching.take(Chunk([record], ((record.topic, record.partition, 1),)), states, _LATER)

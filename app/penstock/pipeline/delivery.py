@@ -613,6 +613,7 @@ class Delivery:
             if found is None:
                 return None
             parcels += found
+            await asyncio.sleep(0)  # one key may have very many pairs
         return parcels
 
     async def _fetch(self, wanted: SchemaWanted, spans: Sequence[Span]) -> bool:

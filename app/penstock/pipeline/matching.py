@@ -14,7 +14,7 @@ rows of both kinds keep the key, the timestamp, the headers and the id of their 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -39,14 +39,13 @@ _MARKS: Final = ("pairs", "unmatched", "late", "replayed", "evicted")
 
 
 class _Came(NamedTuple):
-    """A live row of a chunk: its place in the decoded batch, its record, key, time and partition, its partners, and whether it counts."""
+    """A live row of a chunk: its place in the decoded batch, its record, key, time and partition, and whether it was counted before."""
 
     at: int
     record: RecordLike
     key: bytes
     time: int
     partition: int
-    partners: list[Row]
     counted: bool
 
 
@@ -96,24 +95,32 @@ class Matching:
 
     # -- records that come -----------------------------------------------------------------------------------------
 
-    def take(self, chunk: Chunk, states: States, now_ms: int) -> list[Pass]:
-        """Counts the records of a chunk of one topic, and returns the rows that they make. Raises SchemaWanted before it counts any."""
+    def take(self, chunk: Chunk, states: States, now_ms: int) -> Iterator[Pass]:
+        """Yields the rows that the records of a chunk of one topic make, as many at once as a chunk has; one key may have very many.
+
+        The records are counted when all is taken; nothing else may change the states before. Raises SchemaWanted, and counted none then.
+        """
         began = time.perf_counter()
         side = self._topics.index(chunk.places[0][0])
         batch = self._ports[side].decode(chunk.records)
         came, failures = self._read(side, chunk, batch, states, now_ms)
         failures = [*(Failure(one.row, self._unfit(one.error)) for one in batch.failures), *failures]
-        passes = [*self._pairs(side, batch, [one for one in came if one.partners and not one.counted])]
-        self._keep(side, chunk, came, states, now_ms)
-        if failures:
-            passes.append(self._failed(chunk, failures))
+        paired = set[int]()
+        for some in self._some(side, came, states):
+            paired.update(one.at for one, _ in some)
+            for passing in self._pairs(side, batch, some):
+                self._metrics.decode_seconds.inc(time.perf_counter() - began)
+                yield passing
+                began = time.perf_counter()
+        self._keep(side, chunk, came, paired, states, now_ms)
         if skipped := chunk.rows - batch.size - len(batch.failures):
             self._metrics.skipped.inc(skipped)
         self._metrics.decode_seconds.inc(time.perf_counter() - began)
-        return passes
+        if failures:
+            yield self._failed(chunk, failures)
 
     def _read(self, side: int, chunk: Chunk, batch: Batch, states: States, now_ms: int) -> tuple[list[_Came], list[Failure]]:
-        """Returns the events, with their partners of now, and those that are of no time."""
+        """Returns the events, and those that are of no time."""
         if not batch.size:
             return [], []
         match = self._match
@@ -122,18 +129,32 @@ class Matching:
         column, scale = self._gather.times[side], self._gather.scales[side]
         times = (batch.columns[column] // scale).tolist() if column else [chunk.records[row].timestamp for row in rows]
         numbers = [number for _, number, count in chunk.places for _ in range(count)]
-        earlier, later = (match.before_ms, match.within_ms) if side == LEFT else (match.within_ms, match.before_ms)
         came, failures = [], []
         for at, (row, key, stamp) in enumerate(zip(rows, keys, times, strict=True)):
             if not NEVER < stamp <= now_ms + match.ahead_ms or (not column and stamp < 0):  # a record without a timestamp has -1
                 failures.append(Failure(row, self._no_time(stamp, now_ms)))
                 continue
-            own, other = (states.look(self._names[one], numbers[row]) for one in (side, 1 - side))
-            record = chunk.records[row]
+            own, record = states.look(self._names[side], numbers[row]), chunk.records[row]
             counted = isinstance(own, Side) and own.counts(key, record.offset)
-            partners = other.partners(key, stamp - earlier, stamp + later) if isinstance(other, Side) else []
-            came.append(_Came(at, record, key, stamp, numbers[row], partners, counted))
+            came.append(_Came(at, record, key, stamp, numbers[row], counted))
         return came, failures
+
+    def _partners(self, side: int, one: _Came, states: States) -> list[Row]:
+        match, other = self._match, states.look(self._names[1 - side], one.partition)
+        earlier, later = (match.before_ms, match.within_ms) if side == LEFT else (match.within_ms, match.before_ms)
+        return other.partners(one.key, one.time - earlier, one.time + later) if isinstance(other, Side) else []
+
+    def _some(self, side: int, came: Sequence[_Came], states: States) -> Iterator[list[tuple[_Came, Row]]]:
+        """Yields the pairs of events that were not counted before, as many at once as a chunk has."""
+        pairs: list[tuple[_Came, Row]] = []
+        for one in came:
+            for row in () if one.counted else self._partners(side, one, states):
+                pairs.append((one, row))
+                if len(pairs) == self._pipeline.chunk_rows:
+                    yield pairs
+                    pairs = []
+        if pairs:
+            yield pairs
 
     def _no_time(self, stamp: int, now_ms: int) -> RecordError:
         if stamp <= now_ms:
@@ -141,20 +162,20 @@ class Matching:
         most = f"more than {self._match.ahead_ms / 1000:g} s (ahead)"
         return InferenceError(f"the event is {(stamp - now_ms) / 1000:,.0f} s ahead of the clock, {most}", where=self._match.name)
 
-    def _keep(self, side: int, chunk: Chunk, came: Sequence[_Came], states: States, now_ms: int) -> None:
+    def _keep(self, side: int, chunk: Chunk, came: Sequence[_Came], paired: Collection[int], states: States, now_ms: int) -> None:
         """Counts the events, and marks the left ones that have a partner. The newest time is never ahead of the clock."""
         marks = self._match.unmatched == "keep"
         latest = dict.fromkeys((number for _, number, _ in chunk.places), NEVER)
         late = replayed = 0
         for one in came:
             own = states.at(self._names[side], one.partition, self._makes[side])
-            if marks and side == RIGHT and one.partners:
-                states.at(self._names[LEFT], one.partition, self._makes[LEFT]).mark(one.key, one.partners)
+            if marks and side == RIGHT and (one.counted or one.at in paired):
+                states.at(self._names[LEFT], one.partition, self._makes[LEFT]).mark(one.key, self._partners(side, one, states))
             if one.counted:
                 replayed += 1
                 continue
             late += one.time < own.standing.latest - self._match.lateness_ms
-            own.add(one.key, Row.of(one.record, one.time, matched=bool(one.partners)))
+            own.add(one.key, Row.of(one.record, one.time, matched=one.at in paired))
             latest[one.partition] = max(latest[one.partition], min(one.time, now_ms))
         at = 0
         for _, number, count in chunk.places:
@@ -196,11 +217,8 @@ class Matching:
 
     # -- rows ------------------------------------------------------------------------------------------------------
 
-    def _pairs(self, side: int, batch: Batch, came: Sequence[_Came]) -> Iterator[Pass]:
-        """Yields the pairs that these events make."""
-        pairs = [(one, row) for one in came for row in one.partners]
-        if not pairs:
-            return
+    def _pairs(self, side: int, batch: Batch, pairs: Sequence[tuple[_Came, Row]]) -> Iterator[Pass]:
+        """Yields these pairs of the events of a batch and their partners."""
         self._counts["pairs"].inc(len(pairs))
         topic, places = self._topics[1 - side], dict[tuple[int, int], int]()
         for one, row in pairs:

@@ -82,7 +82,7 @@ class Bench:
 
     def take(self, *records: Record) -> list[Parcel]:
         chunk = Chunk(records, ((records[0].topic, 0, len(records)),))
-        passes = self.matching.take(chunk, self.states, NOW)
+        passes = [*self.matching.take(chunk, self.states, NOW)]
         self.largest = max([self.largest, *(one.chunk.rows for one in passes)])
         return [parcel for one in passes for parcel in self.pipeline.complete(one)]
 
@@ -378,3 +378,17 @@ def test_what_waits_is_kept_while_its_schema_is_fetched(make: Make, monkeypatch:
         delivery.terminate()
 
     asyncio.run(main())
+
+
+def test_very_many_pairs_of_a_key_are_made_piece_by_piece(make: Make) -> None:
+    """100 orders with 40 payments each: no more rows at once than a chunk has, and each pair once."""
+    bench = Bench(make("unmatched: keep"))
+    bench.take(*(order(at, "a") for at in range(100)))
+    payments = [payment(at, "a") for at in range(40)]
+    taken = bench.matching.take(Chunk(payments, (("payments", 0, 40),)), bench.states, NOW)
+    first = next(taken)
+    assert first.chunk.rows == 4
+    assert bench.rows("pairs") == 4, "the others are not made yet"
+    assert sum(one.chunk.rows for one in taken) == 3_996
+    assert bench.rows("pairs") == 4_000
+    assert outputs(bench.take(*payments)) == [], "they are counted"
