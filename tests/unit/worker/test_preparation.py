@@ -287,8 +287,8 @@ def test_who_is_told_to_stop_stops(preparation: Preparation, loaded: Loaded) -> 
 def test_a_release_that_takes_too_long_is_given_up(loaded: Loaded, settings: Settings) -> None:
     began = time.monotonic()
     impatient = Preparation(loaded, replace(settings, prepare_timeout=0.2))
-    with pytest.raises(  # on a slow host the time is over before the quarantine
-        ControlError, match=r"not ready within 0.2 s \(setting prepare_timeout\): [a-z]+: nodes.scaled: scale@1: stopped"
+    with pytest.raises(  # at which step, and at which of its versions, depends on the host
+        ControlError, match=r"not ready within 0.2 s \(setting prepare_timeout\): [a-z]+: nodes.[a-z]+: [a-z]+@1: stopped"
     ) as caught:
         prepared(impatient, loaded)
     assert caught.value.code == "timeout"
