@@ -298,7 +298,8 @@ class Delivery:
             first = False
             scored = await self._score(scorer, chunk, spans, states)
             if scored is None or not await self._held(spans[0]):  # a group is of one assignment, and this one has ended
-                states.failed = True  # they count rows whose outputs are not sent
+                # They count rows whose outputs are not sent. States where nothing is remembered outlive the assignment.
+                states.failed = states.failed or bool(scorer.pipeline.remembers)
                 return
             parcels += scored
         self._slow(scorer.pipeline, [(span.partition, len(span.records)) for span in spans], parcels)

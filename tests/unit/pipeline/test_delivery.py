@@ -251,6 +251,23 @@ def test_outputs_that_wait_for_the_lease_are_dropped_with_their_assignment(progr
     scenario(main)
 
 
+def test_an_assignment_that_ends_in_the_middle_of_a_group_does_not_end_the_next(program: Program) -> None:
+    async def main() -> None:
+        worker = Worker(program, Pace(chunk_rows=1))
+        worker.send(*({"item": 0} for _ in range(3)))
+        working = asyncio.ensure_future(worker.step())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # between two chunks
+        worker.source.revoke()
+        await working
+        assert worker.prices == []
+        worker.source.assign()
+        await worker.step()
+        assert len(worker.prices) == 3
+
+    scenario(main)
+
+
 def test_outputs_that_the_sink_has_dropped_are_no_error(program: Program) -> None:
     """Their assignment ended while they waited for room: the next owner makes them."""
 
