@@ -396,6 +396,10 @@ LATE: Final = [*[("arrive late", 0, 3)] * 4, ("crash", 0, 0)]
     events=[event(1, 0), event(2, 0), event(3, 0), event(4, 0)],
     actions=[("send", 0, 3), ("delay", 0, 0), ("work", 0, 0), ("outputs arrive", 0, 0), ("changelogs arrive", 0, 0), ("crash", 0, 0)],
 )
+@example(  # the changelog has the keys of a checkpoint and what it marks as seen, and nothing behind them
+    events=[event(0, 0)],
+    actions=[("send", 0, 0), ("work", 0, 0), ("delay", 0, 0), ("turn", 0, 0), ("arrive", 0, 2)],
+)
 @settings(max_examples=150)
 def test_first_answers_and_what_is_remembered_are_those_of_a_run_without_faults(
     prepared: Callable[[str], Case], where: str, events: list[tuple[dict[str, Any], int]], actions: Steps

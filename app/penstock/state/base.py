@@ -51,7 +51,7 @@ class Keyed(Protocol):
         """Returns how many keys it has."""
 
     def checkpoint(self, *, whole: bool = False) -> Iterator[Entry]:
-        """Yields the records of what changed since the last time, the standing last; `whole`: of all keys.
+        """Yields the records of what changed since the last time, the standing behind the keys; `whole`: of all keys.
 
         Take all of them before any other call. Those that are not taken come again the next time.
         """

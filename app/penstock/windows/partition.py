@@ -196,7 +196,7 @@ class Partition(ABC):
     # -- the changelog and the snapshot: see penstock.state.base -------------------------------------------------------
 
     def checkpoint(self, *, whole: bool = False) -> Iterator[Entry]:
-        """Yields the records of what changed since the last time, the standing last; `whole`: of all keys, without what none can see."""
+        """Yields the records of what changed since the last time, the standing behind the keys; `whole`: of all keys, without what none can see."""
         if whole:
             self._remove(np.flatnonzero(self._dead(0, len(self._keys))))
             slots = np.sort(np.fromiter(self._index.values(), np.int64, len(self)))
@@ -210,8 +210,9 @@ class Partition(ABC):
             names = [KEY + (self._keys[slot] or b"") for slot in some.tolist()]
             yield from zip(names, self._pack(some, heads), strict=True)
             self._touched[some] = False
-        yield from self._seen.checkpoint(whole=whole)  # behind the keys: a checkpoint that is cut off has counted what it marks
         yield standing_entry(self.standing)
+        # Behind both: a checkpoint that is cut off has counted what it marks, and the replay marks the rest.
+        yield from self._seen.checkpoint(whole=whole)
 
     def reset(self) -> None:
         """See `Keyed.reset`."""
