@@ -196,7 +196,7 @@ class Partition(ABC):
     # -- the changelog and the snapshot: see penstock.state.base -------------------------------------------------------
 
     def checkpoint(self, *, whole: bool = False) -> Iterator[Entry]:
-        """Yields the records of what changed since the last time, the standing behind the keys; `whole`: of all keys, without what none can see."""
+        """Yields the records of what changed, the standing behind the keys; `whole`: of all keys, without what none can see."""
         if whole:
             self._remove(np.flatnonzero(self._dead(0, len(self._keys))))
             slots = np.sort(np.fromiter(self._index.values(), np.int64, len(self)))
