@@ -105,14 +105,16 @@ class Matching:
         batch = self._ports[side].decode(chunk.records)
         came, failures = self._read(side, chunk, batch, states, now_ms)
         failures = [*(Failure(one.row, self._unfit(one.error)) for one in batch.failures), *failures]
-        paired = set[int]()
+        paired, pairs = set[int](), 0
         for some in self._some(side, came, states):
+            pairs += len(some)
             paired.update(one.at for one, _ in some)
             for passing in self._pairs(side, batch, some):
                 self._metrics.decode_seconds.inc(time.perf_counter() - began)
                 yield passing
                 began = time.perf_counter()
         self._keep(side, chunk, came, paired, states, now_ms)
+        self._counts["pairs"].inc(pairs)
         if skipped := chunk.rows - batch.size - len(batch.failures):
             self._metrics.skipped.inc(skipped)
         self._metrics.decode_seconds.inc(time.perf_counter() - began)
@@ -219,7 +221,6 @@ class Matching:
 
     def _pairs(self, side: int, batch: Batch, pairs: Sequence[tuple[_Came, Row]]) -> Iterator[Pass]:
         """Yields these pairs of the events of a batch and their partners."""
-        self._counts["pairs"].inc(len(pairs))
         topic, places = self._topics[1 - side], dict[tuple[int, int], int]()
         for one, row in pairs:
             places.setdefault((one.partition, row.offset), len(places))
