@@ -13,7 +13,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 TRIED = ("signing", "extensions", "jwt", "redis", "postgres", "cassandra", "sketches")  # the extras whose floors are
 DIRECT = [*PROJECT["dependencies"], *(each for extra in TRIED for each in PROJECT["optional-dependencies"][extra])]
 # Why each of them: docs/decisions/0014-wheels.md
-EXACT = {"faust-streaming", "mode-streaming", "aiokafka", "model-signing"}
+EXACT = {"faust-streaming", "mode-streaming", "aiokafka", "model-signing", "datasketches"}
 
 
 def required(requirement: str) -> tuple[str, str, str]:
