@@ -333,10 +333,14 @@ def test_commands_that_write_end_with_8_and_name_the_workers_to_upgrade(stage: S
         assert said(capsys, "deploy", "payments", "score=score@2")[0] == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_deploy_is_taken_back_and_ends_with_130(stage: Stage, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "ctrl_c"),
+    [(signal.SIGINT, signal.SIG_DFL), (signal.SIGTERM, signal.SIG_DFL), (signal.SIGTERM, signal.SIG_IGN)],
+    ids=["ctrl-c", "term", "term in the background of a script"],
+)
+def test_interrupted_deploy_is_taken_back_and_ends_with_130(stage: Stage, number: signal.Signals, ctrl_c: signal.Handlers) -> None:
     with Puppets(stage, Puppet("a", STUCK)):
-        with started(stage, "deploy", "payments", "score=score@2") as process:
+        with started(stage, "deploy", "payments", "score=score@2", ctrl_c=ctrl_c) as process:
             wait_for(lambda: [known.standing for known in log_of(stage).releases.values()] == [Standing.PENDING], "the release", 30)
             process.send_signal(number)
             out, err = process.communicate(timeout=30)
@@ -390,8 +394,10 @@ def test_watch_goes_on_after_an_error_and_stops_cleanly(stage: Stage) -> None:
     assert "score@production moved from 1 to 2" in out
 
 
-def started(stage: Stage, *command: str) -> subprocess.Popen[str]:
+def started(stage: Stage, *command: str, ctrl_c: signal.Handlers = signal.SIG_DFL) -> subprocess.Popen[str]:
+    """Starts a command that takes a SIGINT as `ctrl_c` says, whatever who runs these tests has told them to do."""
     return subprocess.Popen(
         [sys.executable, "-m", "penstock", *command],
         env={**os.environ, **environment(stage)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, ctrl_c),
     )  # fmt: skip

@@ -57,13 +57,19 @@ def ask(settings: Settings, topology: Topology, act: Callable[[Operator], Awaita
 
 @contextmanager
 def _terminated_is_interrupted() -> Iterator[None]:
-    """Turns SIGTERM into an interrupt, so that a stopped operator aborts its release."""
+    """Turns SIGTERM into an interrupt, so that a stopped operator aborts its release.
+
+    Also where the shell has told it to ignore interrupts, as it tells what a script runs in the background.
+    """
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         signal.raise_signal(signal.SIGINT)
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, interrupt)}
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
