@@ -1,5 +1,5 @@
-"""`python -m benchmarks`: the main benchmark; `peers`, `micro`, `batch`, `joins`, `lookups`, `matches`, `windows`, `letters`, `evidence`,
-`profile` and `report` are others.
+"""`python -m benchmarks`: the main benchmark; `peers`, `micro`, `batch`, `joins`, `lookups`, `matches`, `trials`, `windows`, `letters`,
+`evidence`, `profile` and `report` are others.
 """
 
 from __future__ import annotations
@@ -154,6 +154,22 @@ def lookups(rows: int, rounds: int) -> None:
     with progress_bar() as progress:
         sheet = measure(rows, rounds, progress)
     show(sheet)
+    out.print(where(results.machine()), markup=False, highlight=False)
+
+
+@main.command()
+@click.option("--rows", default=20_000, show_default=True, type=click.IntRange(1000), help="Events of a round.")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Rounds; figures are medians.")
+@click.option("--kafka", is_flag=True, help="Also a worker on Kafka, under backlog, with and without a candidate by turns.")
+@click.option("--bootstrap", help="Brokers to use (HOST:PORT). [default: Kafka in a container, or from Maven Central with Java]")
+def trials(rows: int, rounds: int, kafka: bool, bootstrap: str | None) -> None:
+    """CPU time per event while a release is on trial, against the live plan alone, in one thread."""
+    from benchmarks.trials import measure, on_kafka
+
+    with progress_bar() as progress:
+        sheets_made = [measure(rows, rounds, progress)]
+        sheets_made += [on_kafka(2_000_000, share, bootstrap, progress) for share in (0.01, 0.5) if kafka]
+    show(*sheets_made)
     out.print(where(results.machine()), markup=False, highlight=False)
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from benchmarks.measure import Progress
 from benchmarks.report import Sheet
-from penstock.evidence.assign import arms_of, numbers_of
+from penstock.engine.assign import arms_of, numbers_of
 from penstock.evidence.bandit import Arms
 from penstock.evidence.counts import Failures, Shares, log_ratio
 from penstock.evidence.losses import losses, paired, scored

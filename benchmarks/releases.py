@@ -19,7 +19,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -91,15 +91,15 @@ def run(options: Options, path: Path, progress: Progress) -> None:
             progress("trying the versions in quarantine, once", 0, 1)
             _prime(registry(models), work)
             for _ in range(options.repeat):
-                plain, swapping = _job("penstock", work), _job("penstock-swapping", work)
-                for job, again in ((swapping, True), (_job("penstock-swap-1s", work), False)):
-                    for found in by_turns(bench, job, backlog, options.n, again=again):
+                plain, swapping = job("penstock", work), job("penstock-swapping", work)
+                for one, again in ((swapping, True), (job("penstock-swap-1s", work), False)):
+                    for found in by_turns(bench, one, backlog, options.n, again=again):
                         results.append(path, found)
                 results.append(path, paced(bench, plain, **how))
                 results.append(path, beside(bench, swapping, _swap, lambda job: paced(bench, job, **how)))
-                large = _job("penstock-large", work)
+                large = job("penstock-large", work)
                 results.append(path, beside(bench, large, _stage_large, lambda job: paced(bench, job, **how)))
-                three = _job("penstock-3", work, "--workers", "3")
+                three = job("penstock-3", work, "--workers", "3")
                 found = beside(bench, three, _swap_and_take_back, lambda job: paced(bench, job, **how))
                 results.append(path, Result("switch", three.name, int(found.figures["swaps"]), found.figures, found.check))
         finally:
@@ -161,7 +161,7 @@ def padded(model: bytes) -> bytes:
     return data
 
 
-def _job(name: str, work: Path, *options: str) -> Contender:
+def job(name: str, work: Path, *options: str) -> Contender:
     title = {"penstock-swapping": "Penstock, 1 worker, swapping", "penstock-3": "Penstock, 3 workers, swapping"}.get(name, name)
     return Contender(name, title, "benchmarks.penstock_job", ("--unsigned-control", "--cache", str(work / "cache"), *options))
 
@@ -215,17 +215,23 @@ def by_turns(bench: Bench, contender: Contender, backlog: str, n: int, *, again:
             turns.append((began, time.time(), True))
 
     found = beside(bench, contender, act, lambda job: throughput(bench, job, backlog, n))
-    stamps = np.sort(np.fromiter((seen.at for seen in bench.cluster.read(bench.groups[-1])), np.int64)) / 1e3
-    rates: dict[bool, list[float]] = {True: [], False: []}
-    for began, ended, swapping in turns[1:]:
-        low, high = began + EDGE, ended - EDGE
-        if high <= stamps[n - 1] and high > low:
-            rates[swapping].append(float(np.searchsorted(stamps, high) - np.searchsorted(stamps, low)) / (high - low))
+    rates = rates_of(bench, turns, n)
     made = {False: {}, True: {name: found.figures[name] for name in ("swaps", "duplicates", "rss_mb")}}
     return [
         Result("throughput", name, found.n, {**made[swapping], "ev_s": statistics.mean(rates[swapping])}, found.check)
         for name, swapping in ((f"{contender.name}-not", False), (contender.name, True))
     ]
+
+
+def rates_of(bench: Bench, turns: Sequence[tuple[float, float, bool]], n: int) -> dict[bool, list[float]]:
+    """Returns the outputs per second of the last run in each turn (Unix seconds, and its kind), without the first and without edges."""
+    stamps = np.sort(np.fromiter((seen.at for seen in bench.cluster.read(bench.groups[-1])), np.int64)) / 1e3
+    rates: dict[bool, list[float]] = {True: [], False: []}
+    for began, ended, kind in turns[1:]:
+        low, high = began + EDGE, ended - EDGE
+        if high <= stamps[n - 1] and high > low:
+            rates[kind].append(float(np.searchsorted(stamps, high) - np.searchsorted(stamps, low)) / (high - low))
+    return rates
 
 
 async def _operate(bench: Bench, group: str, act: Act, swaps: Swaps, over: threading.Event) -> None:

@@ -449,6 +449,7 @@ static bool number_of(PyObject *input, PyObject *name, long long *number) {
 typedef struct {
     Bytes head, origin, title, place; /* `place` is what precedes the offset in an id that is a position */
     PyObject *ids;                    /* a tuple of str, or NULL */
+    PyObject *heads;                  /* a tuple of bytes, the `head` of each record, or NULL */
     long long first, latest;          /* timestamps, ms; `latest` is of the records so far */
 } Shared;
 
@@ -471,6 +472,14 @@ static bool put_record(Writer *w, Shared *shared, PyObject *input, PyObject *own
     Bytes key, value, id = {NULL, 0};
     if (!bytes_of(held, &key) || !bytes_of(given, &value))
         goto done;
+    if (shared->heads) {
+        if (!bytes_of(PyTuple_GET_ITEM(shared->heads, row), &shared->head))
+            goto done;
+        if (shared->head.size < 0) {
+            PyErr_SetString(PyExc_TypeError, "a head is not bytes");
+            goto done;
+        }
+    }
     if (begins)
         shared->first = shared->latest = stamp;
     if (stamp > shared->latest)
@@ -529,12 +538,12 @@ done:
 
 static PyObject *encode_records(PyObject *module, PyObject *args) {
     PyObject *inputs, *keys, *values, *head, *origin, *title, *ids, *given, *made = NULL;
-    Shared shared = {.ids = NULL};
+    Shared shared = {.ids = NULL, .heads = NULL};
     long long number;
-    if (!PyArg_ParseTuple(args, "OOOSOOOOL:encode_records", &inputs, &keys, &values, &head, &origin, &title, &ids, &given, &number))
+    if (!PyArg_ParseTuple(args, "OOOOOOOOL:encode_records", &inputs, &keys, &values, &head, &origin, &title, &ids, &given, &number))
         return NULL;
-    bool listed = title != Py_None && !PyBytes_Check(ids);
-    if (!bytes_of(head, &shared.head) || !bytes_of(origin, &shared.origin) || !bytes_of(title, &shared.title)
+    bool listed = title != Py_None && !PyBytes_Check(ids), several = !PyBytes_Check(head);
+    if ((!several && !bytes_of(head, &shared.head)) || !bytes_of(origin, &shared.origin) || !bytes_of(title, &shared.title)
         || (title != Py_None && !listed && !bytes_of(ids, &shared.place)))
         return NULL;
     if (given != Py_None && (shared.first = PyLong_AsLongLong(given)) == -1 && PyErr_Occurred())
@@ -546,12 +555,13 @@ static PyObject *encode_records(PyObject *module, PyObject *args) {
     values = PySequence_Tuple(values);
     keys = keys == Py_None ? Py_NewRef(keys) : PySequence_Tuple(keys);
     shared.ids = listed ? PySequence_Tuple(ids) : NULL;
-    if (!inputs || !values || !keys || (listed && !shared.ids))
+    shared.heads = several ? PySequence_Tuple(head) : NULL;
+    if (!inputs || !values || !keys || (listed && !shared.ids) || (several && !shared.heads))
         goto done;
     Py_ssize_t count = PyTuple_GET_SIZE(inputs);
     if (PyTuple_GET_SIZE(values) != count || (keys != Py_None && PyTuple_GET_SIZE(keys) != count)
-        || (shared.ids && PyTuple_GET_SIZE(shared.ids) != count)) {
-        PyErr_SetString(PyExc_ValueError, "inputs, keys, values and ids differ in length");
+        || (shared.ids && PyTuple_GET_SIZE(shared.ids) != count) || (shared.heads && PyTuple_GET_SIZE(shared.heads) != count)) {
+        PyErr_SetString(PyExc_ValueError, "inputs, keys, values, heads and ids differ in length");
         goto done;
     }
     if (number < 0 || number > INT32_MAX - count) {
@@ -578,6 +588,7 @@ done:
     Py_XDECREF(values);
     Py_XDECREF(keys);
     Py_XDECREF(shared.ids);
+    Py_XDECREF(shared.heads);
     return made;
 }
 

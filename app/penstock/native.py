@@ -57,7 +57,7 @@ class Native(Protocol):
         inputs: Sequence[RecordLike],
         keys: Sequence[bytes] | None,
         values: Sequence[bytes | None],
-        head: bytes,
+        head: bytes | Sequence[bytes],
         origin: bytes | None,
         title: bytes | None,
         ids: bytes | Sequence[str] | None,
@@ -67,9 +67,9 @@ class Native(Protocol):
     ) -> tuple[bytes, int, int]:
         """Returns one output per input as records of a batch, the batch's first timestamp, and the latest timestamp of these outputs.
 
-        In each record, `head` follows the value: the number of headers, the headers, and, when `origin` is given, the name of
-        one more header, whose value is `origin` and the input's offset. When `title` is given, a last header follows: `title` is
-        its name with its length, and its value is the row's entry of `ids`, or, when `ids` is bytes, `ids` and the input's offset.
+        In each record, `head` follows the value, or the row's entry of it: the number of headers, the headers, and, when `origin` is given,
+        the name of one more header, whose value is `origin` and the input's offset. When `title` is given, a last header follows: `title`
+        is its name with its length, and its value is the row's entry of `ids`, or, when `ids` is bytes, `ids` and the input's offset.
         `first` is the batch's first timestamp, None when the batch begins here; `number` is the index of the first output in it.
         Raises TypeError, ValueError or OverflowError for input that it leaves to Python.
         """

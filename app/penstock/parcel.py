@@ -81,11 +81,11 @@ class Cause(NamedTuple):
 class Parcel(msgspec.Struct, frozen=True):
     """One output for each of `inputs`, in order.
 
-    An output has its input's timestamp, and its key unless `keys` gives others. Its headers are `common`, then (when
-    `origin` is given) one named `origin[0]` that holds `origin[1]` followed by the input's offset in decimal, then (when
-    `identity` is given) one named `identity[0]` with the event's id, then what `extra` has for it. The id is that of `ids`;
-    without them it is `identity[1]` followed by the input's offset. `dead` marks dead letters, and `causes` counts their causes;
-    parts of a parcel have none.
+    An output has its input's timestamp, and its key unless `keys` gives others. Its headers are `common`, then (when `which` is
+    given) those of `variants` that `which` points at, then (when `origin` is given) one named `origin[0]` that holds `origin[1]`
+    followed by the input's offset in decimal, then (when `identity` is given) one named `identity[0]` with the event's id, then what
+    `extra` has for it. The id is that of `ids`; without them it is `identity[1]` followed by the input's offset. `dead` marks dead
+    letters, and `causes` counts their causes; parts of a parcel have none.
     """
 
     topic: str
@@ -100,6 +100,8 @@ class Parcel(msgspec.Struct, frozen=True):
     extra: Sequence[Sequence[Header]] | None = None
     dead: bool = False
     causes: tuple[Cause, ...] = ()
+    variants: tuple[tuple[Header, ...], ...] = ()
+    which: Sequence[int] | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -114,6 +116,7 @@ class Parcel(msgspec.Struct, frozen=True):
                 self.values[at],
                 [
                     *self.common,
+                    *(self.variants[self.which[at]] if self.which is not None else ()),
                     *([(self.origin[0], self.origin[1] + b"%d" % one.offset)] if self.origin else []),
                     *([(self.identity[0], self._id(at, one).encode())] if self.identity else []),
                     *(self.extra[at] if self.extra is not None else ()),
@@ -136,6 +139,7 @@ class Parcel(msgspec.Struct, frozen=True):
             ids=None if self.ids is None else self.ids[start:stop],
             extra=None if self.extra is None else self.extra[start:stop],
             causes=(),
+            which=None if self.which is None else self.which[start:stop],
         )
 
     def halves(self) -> tuple[Parcel, Parcel]:
@@ -154,4 +158,5 @@ class Parcel(msgspec.Struct, frozen=True):
             ids=None if self.ids is None else [self.ids[at] for at in keep],
             extra=None if self.extra is None else [self.extra[at] for at in keep],
             causes=(),
+            which=None if self.which is None else [self.which[at] for at in keep],
         )

@@ -21,6 +21,7 @@ from penstock.codecs.dialects import ENDINGS
 from penstock.codecs.framing import UNREGISTERED, frame_of
 from penstock.codecs.writers import Part, Registry, ids_folder, sink_frame
 from penstock.engine import compile
+from penstock.engine.split import behind_of, remembers
 from penstock.errors import ConfigError, DecodeError, ModelError, ModelMismatch, ModelUntrusted, Problem, SchemaError, TopologyError
 from penstock.expressions import Graph
 from penstock.fit import as_bound, fit, strays
@@ -57,6 +58,7 @@ __all__ = [
     "admit",
     "beside",
     "bindings",
+    "check_tried",
     "derived",
     "digest",
     "forgotten",
@@ -320,13 +322,39 @@ def rebind(loaded: Loaded, artifacts: Mapping[str, Artifact], parameters: Mappin
     Raises ModelMismatch with every incompatibility: nodes that the topology does not have, names, dtypes, shapes and their readers,
     requirements that the metrics do not meet, parameters.
     """
+    changed = _whole(loaded, artifacts, parameters)
+    return changed if loaded.share is None else _same_share(loaded, shares(changed, loaded.share.prefix))
+
+
+def check_tried(
+    loaded: Loaded, artifacts: Mapping[str, Artifact], parameters: Mapping[str, Mapping[str, object]], changed: frozenset[str]
+) -> None:
+    """Checks what no stage sees alone of versions that are to be tried, where they differ in the `changed` nodes; as `rebind`.
+
+    Raises ModelMismatch where a window of any stage would remember the answers of two versions, and for nodes of several stages: each stage
+    lets a row fall back for itself, and the others would go on with the candidate.
+    """
+    whole = _whole(loaded, artifacts, parameters)
+    windows = {node.name for node in whole.topology.windows}
+    for stage in whole.wiring.stages:
+        for name in sorted(windows & behind_of(stage.steps, changed)):
+            raise remembers(name)
+    if loaded.share is not None:
+        stages = [name for name, one in shares(whole, loaded.share.prefix).items() if one.nodes & changed]
+        if len(stages) > 1:
+            raise ModelMismatch(
+                f"it changes nodes of the stages {', '.join(stages)}: try one stage after the other, or deploy it without a trial"
+            )
+
+
+def _whole(loaded: Loaded, artifacts: Mapping[str, Artifact], parameters: Mapping[str, Mapping[str, object]]) -> Loaded:
+    """Returns the whole topology, all stages, with these versions; see `rebind`."""
     topology = as_bound(loaded.topology, {name: ModelRef(one.name, one.version) for name, one in artifacts.items()})
     wiring, problems = fit(topology, loaded.schemas, loaded.sink_schemas, artifacts, parameters)
     if found := [*strays(topology, artifacts), *problems]:
         bound = ", ".join(f"{name}={artifact}" for name, artifact in artifacts.items())
         raise ModelMismatch(f"{bound} does not fit the topology: " + "; ".join(map(str, found)))
-    changed = replace(loaded, wiring=wiring, artifacts=artifacts, share=None)
-    return changed if loaded.share is None else _same_share(loaded, shares(changed, loaded.share.prefix))
+    return replace(loaded, wiring=wiring, artifacts=artifacts, share=None)
 
 
 def _same_share(loaded: Loaded, made: Mapping[str, Loaded]) -> Loaded:

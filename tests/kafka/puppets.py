@@ -183,11 +183,12 @@ class Puppets:
                 for entry in await control.take(0.05):
                     for one in self._puppets:
                         one.newer += one.reads < NEWEST
+                    before = self._log.generation
                     outcome = self._log.apply(entry)
                     if outcome.kind is Kind.RELEASED:
                         await self._stage_all(outcome.id or "")
-                    elif outcome.kind is Kind.ACTIVATED:
-                        await self._activate_all(outcome.id or "")
+                    elif self._log.generation > before:
+                        await self._switch_all(outcome.id or "")
                 if time.monotonic() - last > 0.3:
                     last = time.monotonic()
                     await self._tell()
@@ -201,11 +202,13 @@ class Puppets:
                     one.say(id, one.script[step])
             await self._tell()
 
-    async def _activate_all(self, id: str) -> None:
+    async def _switch_all(self, id: str) -> None:
+        newest = self._log.generations[-1]
+        state = State.LIVE if newest.live.id == id else State.CANDIDATE if newest.candidate else State.ABORTED
         for one in self._puppets:
             if State.READY in one.script:
                 one.generation = self._log.generation
-                one.say(id, State.LIVE)
+                one.say(id, state)
                 boundary = Boundary(
                     topic="cards", partition=0, offset=10 * one.generation, generation=one.generation, worker=one.name, time=timestamp()
                 )

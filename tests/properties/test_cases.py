@@ -36,13 +36,14 @@ from penstock.control.cases import (
     reconcile,
 )
 from penstock.control.lifecycle import ENDS, PREPARING, State
-from penstock.control.log import Log, Standing
+from penstock.control.log import Generation, Log, Standing
 from penstock.control.messages import Message, Release
 from penstock.control.rights import Admitted
+from penstock.control.strategy import SINGLE, Canary, Split, Strategy
 from penstock.control.trust import Judge, SigningKey
 from penstock.errors import ControlError
 from penstock.transports.kafka.journal import Entry
-from tests.unit.control.making import CONTROL, abort, activate, entry, id_of, release, trusting
+from tests.unit.control.making import CONTROL, abort, activate, binding, entry, id_of, pause, promote, release, trusting
 
 ALICE, BOB = SigningKey.new("alice"), SigningKey.new("bob")
 KEYS = {"alice": ALICE, "bob": BOB}
@@ -69,6 +70,7 @@ def judged(names: tuple[str, ...], one: Entry) -> Admitted:
 
 
 who = st.sampled_from(["alice", "alice", "alice", "bob"])
+how: st.SearchStrategy[Strategy] = st.sampled_from([SINGLE, SINGLE, Canary((0.1, 0.5)), Split(0.5)])
 
 
 @dataclass
@@ -125,19 +127,21 @@ class Machine(RuleBasedStateMachine):
         match effect:
             case Prepare(release):
                 assert self.thread is None, "one preparation at a time"
-                wanted = release.id in {one.release.id for one in self.log.generations}
+                wanted = release.id in self.newest()
                 assert wanted or not self.cases.known[release.id].failures, "one that failed is not tried again while it is pending"
                 self.thread = Preparing(release)
                 self.check_pause(release.id)
-            case Switch(release, generation):
-                newest = self.log.generations[-1]
-                assert (newest.release.id, newest.number) == (release.id, generation), "only what the log has in force is served"
-                assert self.log.releases[release.id].standing is Standing.ACTIVE
-                self.plans.remove(release.id)
-                self.scoring = Scoring(generation, release.id, self.scoring.release)
+            case Switch(to):
+                assert to == self.log.generations[-1], "only what the log has in force is served"
+                assert not to.live.id or self.log.releases[to.live.id].standing is Standing.ACTIVE
+                assert to.candidate is None or self.log.releases[to.candidate.id].standing is Standing.CANDIDATE
+                assert all(id in self.plans or self.scoring.has(id) for id in self.newest()), "nothing scores that is not loaded"
+                self.plans -= self.newest()
+                self.scoring = scoring_of(to, self.scoring)
             case End(release, state, _):
                 assert state in (State.ABORTED, State.STALE)
-                assert release.id != self.scoring.release, "what scores is untouched by what comes to nothing"
+                scores = (self.scoring.release, self.scoring.candidate or None)
+                assert release.id not in scores, "what scores is untouched by what comes to nothing"
                 self.plans.discard(release.id)
                 if self.thread is not None and self.thread.release.id == release.id:
                     self.thread.stopped = True
@@ -151,8 +155,12 @@ class Machine(RuleBasedStateMachine):
         if not self.cases.known[id].failures:
             self.failed_at[id] = []  # its first try, or the first since it came back: the log was folded anew
         if failures := self.failed_at[id]:
-            assert self.log.generations[-1].release.id == id
+            assert id in self.newest()
             assert self.seconds - failures[-1] >= min(AGAIN[0] * 2 ** (len(failures) - 1), AGAIN[1])
+
+    def newest(self) -> set[str]:
+        """The releases of the newest generation."""
+        return {one.id for made in self.log.generations[-1:] for one in (made.live, made.candidate) if one is not None}
 
     def fold(self, count: int) -> None:
         for one in self.topic[self.log.position : self.log.position + count]:
@@ -183,20 +191,22 @@ class Machine(RuleBasedStateMachine):
             log.apply(one)
         return log
 
-    @rule(author=who, off=st.sampled_from([0, 0, 0, 0, -1, 1]))
-    def announce(self, author: str, off: int) -> None:
+    @rule(author=who, off=st.sampled_from([0, 0, 0, 0, -1, 1]), strategy=how)
+    def announce(self, author: str, off: int, strategy: Strategy) -> None:
         self.numbers += 1
-        self.write(release(self.numbers, max(0, self.truth().generation + off), author=author), author)
+        base = max(0, self.truth().generation + off)
+        baseline = {} if base else {"trees": binding(999)}
+        self.write(release(self.numbers, base, author=author, strategy=strategy, baseline=baseline), author)
 
     @rule(author=who, count=st.integers(1, 6))
     def announce_several(self, author: str, count: int) -> None:
         for _ in range(count):
-            self.announce(author, 0)
+            self.announce(author, 0, SINGLE)
 
-    @rule(author=who, fails=st.booleans())
-    def deploy(self, author: str, fails: bool) -> None:
+    @rule(author=who, fails=st.booleans(), strategy=how)
+    def deploy(self, author: str, fails: bool, strategy: Strategy) -> None:
         """What an operator does, in its order; with `fails` it is activated though it failed here (`--min-ready`)."""
-        self.announce(author, 0)
+        self.announce(author, 0, strategy)
         self.fold(len(self.topic))
         for _ in range(3 * READY_AT_ONCE):
             if self.thread is not None:
@@ -209,6 +219,21 @@ class Machine(RuleBasedStateMachine):
         pending = self.truth().pending
         if pending:
             self.write(activate(number_of(pending[-1 - late % len(pending)]), author=author), author)
+
+    @rule(author=who, what=st.sampled_from(["promote", "promote", "full", "pause", "abort"]), read=st.booleans())
+    def trial(self, author: str, what: str, read: bool) -> None:
+        """What is said of the candidate, and read at once or later."""
+        truth = self.truth()
+        if truth.candidate is None:
+            return
+        number = number_of(truth.candidate)
+        if what == "pause":
+            self.write(pause(number, author=author), author)
+        elif what == "abort":
+            self.write(abort(number, author=author), author)
+        else:
+            self.write(promote(number, base=truth.generation, author=author, resume=truth.paused, full=what == "full"), author)
+        self.fold(len(self.topic) if read else 0)
 
     @rule(author=who, number=st.integers(1, 12), ends=st.booleans())
     def any_word(self, author: str, number: int, ends: bool) -> None:
@@ -264,7 +289,7 @@ class Machine(RuleBasedStateMachine):
         log = self.truth()
         self.restart_with(log)
         if log.generations:
-            self.scoring = Scoring(log.generation, log.generations[-1].release.id)
+            self.scoring = scoring_of(log.generations[-1], Scoring(0))._replace(previous="")
         self.decide()
 
     # -- what holds at any time --------------------------------------------------------------------------------------
@@ -279,12 +304,14 @@ class Machine(RuleBasedStateMachine):
     def one_is_live_and_one_previous(self) -> None:
         live = [id for id, case in self.cases.known.items() if case.state is State.LIVE]
         assert live in ([], [self.scoring.release])
+        trial = [id for id, case in self.cases.known.items() if case.state is State.CANDIDATE]
+        assert trial in ([], [self.scoring.candidate])
         previous = [id for id, case in self.cases.known.items() if case.state is State.PREVIOUS]
         assert previous in ([], [self.scoring.previous])
 
     @invariant()
     def what_is_prepared_is_known_to_be(self) -> None:
-        assert (self.thread.release.id if self.thread else "") == self.cases.preparing
+        assert (self.thread.release.id if self.thread else None) == self.cases.preparing
         assert self.cases.stopped == (self.thread is not None and self.thread.stopped)
 
     @invariant()
@@ -309,15 +336,23 @@ class Machine(RuleBasedStateMachine):
         truth = self.truth()
         assert self.log.generation == truth.generation
         if truth.generations:
-            assert self.scoring[:2] == (truth.generation, truth.generations[-1].release.id)
+            assert self.scoring == scoring_of(truth.generations[-1], self.scoring)
+            assert "" not in self.cases.known
             assert (self.warned["behind"], self.warned["trust-lost"]) == ("", "")
         states = Counter(self.cases.known[one.id].state for one in truth.pending)
-        assert states.keys() <= {State.READY, State.FAILED, State.ANNOUNCED, State.LIVE}
+        assert states.keys() <= {State.READY, State.FAILED, State.ANNOUNCED, State.LIVE, State.CANDIDATE}
         assert not states[State.ANNOUNCED] or states[State.READY] == READY_AT_ONCE, "whoever waits, waits for those that are ready"
 
     def wanted_failed(self) -> bool:
-        newest = self.log.generations[-1].release.id if self.log.generations else ""
-        return bool(newest) and newest != self.scoring.release and self.cases.known[newest].state is State.FAILED
+        known = [case for id in self.newest() if (case := self.cases.known.get(id))]
+        return any(case.state is State.FAILED for case in known)
+
+
+def scoring_of(generation: Generation, before: Scoring) -> Scoring:
+    """What scores with this generation, after something else."""
+    previous = before.previous if generation.live.id == before.release else before.release
+    trial = generation.candidate.id if generation.candidate else ""
+    return Scoring(generation.number, generation.live.id, previous, trial, generation.share)
 
 
 def number_of(release: Release) -> int:
@@ -338,7 +373,7 @@ def test_the_machine_finds_what_is_broken(broken: str, monkeypatch: pytest.Monke
         found = real(log, cases, scoring, now)
         if broken == "switches to the oldest":
             effects: Any = tuple(
-                Switch(log.generations[0].release, 1) if isinstance(one, Switch) and log.generation > 1 else one for one in found.effects
+                Switch(log.generations[0]) if isinstance(one, Switch) and log.generation > 1 else one for one in found.effects
             )
         elif broken == "forgets to end":
             effects = tuple(one for one in found.effects if not isinstance(one, End))

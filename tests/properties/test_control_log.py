@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.control.log import Kind, Log, Standing
-from penstock.control.messages import Abort, Activate, Message, Release
+from penstock.control.messages import Abort, Activate, Message, Pause, Promote, Release
+from penstock.control.strategy import SINGLE, Canary, Split, shares_of
 from penstock.control.trust import Judge, SigningKey
 from penstock.transports.kafka.journal import Entry
-from tests.unit.control.making import CONTROL, NOW_MS, abort, activate, bytes_of, entry, release, trusting
+from tests.unit.control.making import CONTROL, NOW_MS, abort, activate, binding, bytes_of, entry, pause, promote, release, trusting
 
 ALICE, MALLORY = SigningKey.new("alice"), SigningKey.new("mallory")
 TRUST = trusting(ALICE)
@@ -24,12 +26,27 @@ SIGNED = Judge("flights", "cluster-1", CONTROL, TRUST)
 BARE = Judge("flights", "cluster-1", CONTROL, TRUST, unsigned=True)
 
 numbers = st.integers(1, 6)
-versions = st.sampled_from((1, 2))
+trials = st.sampled_from((SINGLE, SINGLE, Canary((0.05, 0.25, 1.0)), Split(0.5)))
+
+
+def common(versions: st.SearchStrategy[int]) -> st.SearchStrategy[Message]:
+    """Messages that there are in every version."""
+    return st.one_of(
+        st.builds(lambda number, base, version: release(number, base, version=version), numbers, st.integers(0, 3), versions),
+        st.builds(lambda number, version: activate(number, version=version), numbers, versions),
+        st.builds(lambda number, version: abort(number, version=version), numbers, versions),
+    )
+
+
 messages: st.SearchStrategy[Message] = st.one_of(
-    st.builds(lambda number, base, version: release(number, base, version=version), numbers, st.integers(0, 3), versions),
-    st.builds(lambda number, version: activate(number, version=version), numbers, versions),
-    st.builds(lambda number, version: abort(number, version=version), numbers, versions),
+    common(st.sampled_from((1, 2))),
+    st.builds(lambda number, base, strategy: release(number, base, strategy=strategy), numbers, st.integers(0, 3), trials),
+    st.builds(promote, numbers, st.integers(0, 4), full=st.booleans(), resume=st.booleans()),
+    st.builds(pause, numbers),
 )
+
+
+baselines = st.sampled_from(({"trees": binding(9)}, {"trees": binding(9)}, {}))
 
 
 def changed(message: Message, **fields: Any) -> Entry:
@@ -61,7 +78,11 @@ def topics(draw: st.DrawFn) -> list[Entry]:
     log = Log(BARE)
     found: list[Entry] = []
     for what in draw(
-        st.lists(st.sampled_from(("release", "release", "activate", "activate", "abort", "any", "refused")), min_size=4, max_size=30)
+        st.lists(
+            st.sampled_from(("release", "release", "activate", "activate", "promote", "promote", "pause", "abort", "any", "refused")),
+            min_size=4,
+            max_size=30,
+        )
     ):
         if what == "refused":
             record = draw(refused)
@@ -79,10 +100,17 @@ def sensible(draw: st.DrawFn, what: str, log: Log) -> Message:
     Of the version that the log is at, more often than not, so that both make generations.
     """
     version = draw(st.sampled_from((log.version, log.version, log.version, log.version, 1, 2)))
+    near = max(0, log.generation + draw(st.sampled_from((0, 0, 0, -1, 1))))
     if what == "release":
-        return release(draw(numbers), max(0, log.generation + draw(st.sampled_from((0, 0, 0, -1, 1)))), version=version)
-    spoken_of = [one.id for one in log.pending] if draw(st.booleans()) else list(log.releases)
+        strategy = draw(trials) if version == 2 else SINGLE
+        return release(draw(numbers), near, version=version, strategy=strategy, baseline={} if near else draw(baselines))
+    open_now = [*log.pending, *filter(None, [log.candidate])]
+    spoken_of = [one.id for one in open_now] if draw(st.booleans()) else list(log.releases)
     number = draw(st.sampled_from([int(id[-4:], 16) for id in spoken_of]) if spoken_of else numbers)
+    if what == "promote":
+        return promote(number, near, full=draw(st.sampled_from((False, False, True))), resume=draw(st.booleans()))
+    if what == "pause":
+        return pause(number)
     return activate(number, version=version) if what == "activate" else abort(number, version=version)
 
 
@@ -95,7 +123,7 @@ def fold(entries: Sequence[Entry], judge: Judge = BARE) -> Log:
 
 def state(log: Log) -> tuple[Any, ...]:
     """What is in force and what may come in force."""
-    return log.generation, log.bindings, list(log.generations), dict(log.releases), log.pending, log.version
+    return log.generation, log.bindings, list(log.generations), dict(log.releases), log.pending, log.paused, log.version
 
 
 def everything(log: Log) -> tuple[Any, ...]:
@@ -119,8 +147,11 @@ def test_every_entry_does_what_its_outcome_says_and_nothing_else(entries: list[E
     log = Log(BARE)
     for each in entries:
         before, pending, count = state(log), {one.id for one in log.pending}, log.refused.total()
+        trial, paused = log.candidate, log.paused
         outcome = log.apply(each)
-        assert log.generation == before[0] + (outcome.kind is Kind.ACTIVATED)
+        ended = outcome.kind is Kind.ABORTED and trial is not None
+        assert log.generation == before[0] + (outcome.kind in (Kind.ACTIVATED, Kind.PROMOTED) or ended)
+        assert log.paused is (outcome.kind is Kind.PAUSED or (paused and not (outcome.kind is Kind.PROMOTED or ended)))
         assert log.refused.total() == count + (outcome.kind is Kind.REFUSED)
         now = {one.id for one in log.pending}
         match outcome.kind:
@@ -136,21 +167,55 @@ def test_every_entry_does_what_its_outcome_says_and_nothing_else(entries: list[E
                 assert now == pending
             case Kind.ABORTED:
                 assert now == pending - {outcome.id}
+                assert (outcome.id in pending) is not (trial is not None and outcome.id == trial.id)
+            case Kind.PAUSED | Kind.PROMOTED:
+                assert trial is not None
+                assert outcome.id == trial.id
             case Kind.ACTIVATED:
                 assert now == set()
                 assert set(outcome.lost) == pending - {outcome.id}
-                assert log.bindings == log.generations[-1].release.bindings
-                assert log.generations[-1].release.id == outcome.id
+                newest = log.generations[-1]
+                assert newest.release.id == (newest.candidate or newest.live).id == outcome.id
+        assert log.bindings == (log.generations[-1].live.bindings if log.generations else None)
 
 
 @given(topics())
 def test_of_the_releases_on_one_base_at_most_one_is_ever_in_force(entries: list[Entry]) -> None:
     log = fold(entries)
-    assert [generation.release.base for generation in log.generations] == list(range(log.generation))
-    ids = [generation.release.id for generation in log.generations]
-    assert len(set(ids)) == len(ids)
-    assert [id for id, known in log.releases.items() if known.standing is Standing.ACTIVE] == ids[-1:]
+    first: dict[str, int] = {}
+    for one in log.generations:
+        first.setdefault(one.release.id, one.number)
+    assert all(one.release.base == first[one.release.id] - 1 for one in log.generations)
+    now = {Standing.ACTIVE: set[str](), Standing.CANDIDATE: set[str]()}
+    for id, known in log.releases.items():
+        now.get(known.standing, set()).add(id)
+    newest = log.generations[-1:]
+    assert now[Standing.ACTIVE] == {one.live.id for one in newest if one.live.id}
+    assert now[Standing.CANDIDATE] == {one.candidate.id for one in newest if one.candidate}
     assert {one.base for one in log.pending} <= {log.generation}
+    assert not (log.pending and log.candidate)
+    assert log.candidate or not log.paused
+
+
+@given(topics())
+def test_share_of_a_candidate_grows_until_it_is_live_or_gone(entries: list[Entry]) -> None:
+    """And what is live changes only to what was announced: at once, or after its trial."""
+    generations = fold(entries).generations
+    for before, after in pairwise(generations):
+        trial = before.candidate
+        if trial is None:
+            assert after.release.base == before.number
+            assert after.live is (before.live if after.candidate else after.release)
+            assert (after.candidate, after.step) == (after.release if after.candidate else None, 0)
+        elif after.candidate is not None:
+            assert (after.candidate, after.live) == (trial, before.live)
+            assert (after.share, after.step) == (shares_of(trial.strategy)[before.step + 1], before.step + 1)
+            assert after.share > before.share
+        else:
+            assert after.live in (trial, before.live)
+            assert after.release == trial
+    assert all(0 <= one.share < 1 for one in generations)
+    assert all(one.candidate or (one.share, one.step) == (0.0, 0) for one in generations)
 
 
 @given(topics())
@@ -196,15 +261,32 @@ def test_key_that_is_revoked_takes_nothing_back(entries: list[Entry], revoked: i
 def test_fold_is_what_the_rules_say(entries: list[Entry]) -> None:
     """The rules once more, read the slow way: for each activation by looking again at all that was admitted before."""
     log = fold(entries)
-    past: list[tuple[Message, int]] = []  # with the generation that was in force then
-    winners: list[Release] = []
+    past: list[tuple[Message, int]] = []  # with the generation that a release could be made for then; -1 during a trial
+    made: list[tuple[str, str, float]] = []  # what is live, what is on trial, and its share
+    on_trial: dict[str, Release] = {}
+    paused = False
     for message in admitted(entries):
-        generation = len(winners)
+        live, trial, share = made[-1] if made else ("", "", 0.0)
+        at = -1 if trial else len(made)
         if isinstance(message, Activate):
-            winners += [one for one in waiting(past, generation) if one.id == message.id]
-        past.append((message, generation))
-    assert [generation.release for generation in log.generations] == winners
-    assert log.pending == waiting(past, len(winners))
+            for one in waiting(past, at):
+                if one.id == message.id:
+                    on_trial[one.id] = one
+                    shares = shares_of(one.strategy)
+                    made.append((live, one.id, shares[0]) if shares else (one.id, "", 0.0))
+        elif message.id == trial and isinstance(message, Promote):
+            if message.base == len(made) and (message.resume or not paused):
+                further = [one for one in shares_of(on_trial[trial].strategy) if one > share]
+                made.append((trial, "", 0.0) if message.full or not further else (live, trial, further[0]))
+                paused = False
+        elif message.id == trial and isinstance(message, Pause):
+            paused = True
+        elif message.id == trial and isinstance(message, Abort):
+            made.append((live, "", 0.0))
+            paused = False
+        past.append((message, at))
+    assert [(one.live.id, one.candidate.id if one.candidate else "", one.share) for one in log.generations] == made
+    assert (log.pending, log.paused) == ([] if made and made[-1][1] else waiting(past, len(made)), paused)
 
 
 def admitted(entries: Sequence[Entry]) -> list[Message]:
@@ -217,7 +299,7 @@ def admitted(entries: Sequence[Entry]) -> list[Message]:
 def test_version_1_after_an_admitted_version_2_never_changes_anything(entries: list[Entry], data: st.DataObject) -> None:
     """Whatever of version 1 is put in behind the first of version 2, in any place and as often as somebody likes."""
     begins = next((at for at, each in enumerate(entries) if fold(entries[: at + 1]).version == 2), len(entries))
-    old = st.builds(lambda message: entry(0, message), messages.filter(lambda message: message.version == 1))
+    old = st.builds(lambda message: entry(0, message), common(st.just(1)))
     mixed: list[Entry] = []
     for at, each in enumerate(entries):
         if at > begins:
@@ -253,6 +335,7 @@ def waiting(past: Sequence[tuple[Message, int]], generation: int) -> list[Releas
     for index, (one, then) in enumerate(past):
         first = not any(other.id == one.id for other, _ in past[:index] if isinstance(other, Release))
         aborted = any(later.id == one.id for later, _ in past[index:] if isinstance(later, Abort))
-        if isinstance(one, Release) and first and not aborted and one.base == then == generation:
+        beside_unknown = generation == 0 and isinstance(one, Release) and not one.baseline and shares_of(one.strategy)
+        if isinstance(one, Release) and first and not aborted and not beside_unknown and one.base == then == generation:
             found.append(one)
     return found

@@ -59,6 +59,7 @@ class Serving:
 
     generation: int
     program: Program
+    candidate: None = None
 
 
 class Loop(RuleBasedStateMachine):

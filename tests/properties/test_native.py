@@ -186,7 +186,10 @@ def parcels(draw: st.DrawFn) -> Parcel:
     origin = draw(st.none() | st.tuples(st.text(max_size=4), BYTES | st.just(b"100%/")))
     identity = draw(st.none() | st.tuples(st.text(max_size=4), st.text(max_size=8) | st.just("50%:")))
     ids = draw(st.none() | st.just(column(st.text(max_size=8))))
-    return Parcel("topic", 0, inputs, column(st.none() | BYTES | LONG), keys, tuple(draw(HEADERS)), origin, identity, ids)
+    variants = tuple(map(tuple, draw(st.lists(HEADERS, max_size=3))))
+    which = column(st.integers(-1, len(variants) - 1)) if variants else None
+    values = column(st.none() | BYTES | LONG)
+    return Parcel("topic", 0, inputs, values, keys, tuple(draw(HEADERS)), origin, identity, ids, variants=variants, which=which)
 
 
 @given(st.lists(parcels(), min_size=1, max_size=3))

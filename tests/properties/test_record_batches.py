@@ -32,6 +32,7 @@ def parcels(draw: st.DrawFn) -> Parcel:
         return draw(st.lists(of, min_size=size, max_size=size))
 
     rows = zip(column(st.none() | BYTES), column(STAMPS), column(st.integers(0, 2**50)), strict=True)
+    variants = tuple(map(tuple, draw(st.lists(HEADERS, max_size=3))))
     return Parcel(
         "topic",
         0,
@@ -43,6 +44,8 @@ def parcels(draw: st.DrawFn) -> Parcel:
         draw(st.none() | st.tuples(TEXT, TEXT)),
         draw(st.none() | st.just(column(TEXT))),
         draw(st.none() | st.just(column(HEADERS))),
+        variants=variants,
+        which=column(st.integers(-1, len(variants) - 1)) if variants else None,
     )
 
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from penstock.control.log import Kind, Log, Standing
 from penstock.control.messages import Message, Release
 from penstock.control.rights import ALL, DEPLOY, PROMOTE, ROLLBACK
+from penstock.control.strategy import SINGLE, Canary, Split, shares_of
 from penstock.control.trust import Judge, SigningKey, Trust
 from penstock.transports.kafka.journal import Entry
-from tests.unit.control.making import CONTROL, NOW_MS, abort, activate, binding, entry, release, trusting
+from tests.unit.control.making import CONTROL, NOW_MS, abort, activate, binding, entry, pause, promote, release, trusting
 
 MAY = {
     "alice": ALL,
@@ -29,13 +30,16 @@ TRUST = Trust(
 )
 JUDGE = Judge("flights", "cluster-1", CONTROL, TRUST)
 
+RAMP = Canary((0.05, 0.25))
+WHAT = ("release", "release", "restore", "activate", "activate", "promote", "promote", "pause", "abort")
+
 
 @st.composite
 def topics(draw: st.DrawFn, *, authors: Sequence[str] = tuple(MAY), begun: Sequence[Entry] = ()) -> list[Entry]:
     """What the holders of these keys write, after what was written before."""
     log = fold(begun)
     found = list(begun)
-    for what in draw(st.lists(st.sampled_from(("release", "release", "restore", "activate", "activate", "abort")), max_size=25)):
+    for what in draw(st.lists(st.sampled_from(WHAT), max_size=25)):
         author = draw(st.sampled_from(authors))
         message = said(draw, what, log, author)
         found.append(entry(log.position, message, KEYS[author]))
@@ -48,6 +52,8 @@ def said(draw: st.DrawFn, what: str, log: Log, author: str) -> Message:
     number, version = draw(st.integers(1, 12)), draw(st.sampled_from((2, 2, 2, 1)))
     fields: dict[str, Any] = {"author": author, "version": version}
     if what in ("release", "restore"):
+        if what == "release" and version == 2:
+            fields["strategy"] = draw(st.sampled_from((SINGLE, RAMP, Split(0.5))))
         if log.generation == 0:
             fields["baseline"] = {"trees": binding(99)}
         if what == "restore" and log.generation:
@@ -55,8 +61,13 @@ def said(draw: st.DrawFn, what: str, log: Log, author: str) -> Message:
             fields["restores"] = claimed
             fields["bindings"] = dict(log.bound(claimed) or {}) if draw(st.booleans()) else {"trees": draw(others)}
         return release(number, log.generation, **fields)
-    spoken_of = [int(one.id[-4:], 16) for one in log.pending] or [number]
-    return (activate if what == "activate" else abort)(draw(st.sampled_from(spoken_of)), **fields)
+    spoken_of = [int(one.id[-4:], 16) for one in (*log.pending, log.candidate) if one is not None] or [number]
+    about = draw(st.sampled_from(spoken_of))
+    if what in ("promote", "pause"):
+        fields["version"] = 2
+        more = {"full": draw(st.booleans()), "resume": draw(st.booleans())}
+        return promote(about, log.generation, **more, **fields) if what == "promote" else pause(about, **fields)
+    return (activate if what == "activate" else abort)(about, **fields)
 
 
 # Close to what was bound before: other parameters of equal value to Python, and another place to look.
@@ -85,7 +96,7 @@ def written(bindings: Any) -> str:
 def test_every_generation_was_made_by_keys_with_the_right_to_it(entries: list[Entry]) -> None:
     log = Log(JUDGE)
     for each in entries:
-        pending = {one.id: one for one in log.pending}
+        known = {one.id: one for one in (*log.pending, log.candidate) if one is not None}
         before = [written(one) for one in bound_before(log)]
         outcome = log.apply(each)
         if outcome.kind is Kind.REFUSED:
@@ -100,11 +111,14 @@ def test_every_generation_was_made_by_keys_with_the_right_to_it(entries: list[En
                 assert written(made.bindings) == before[made.restores], "a claim to restore is true"
         if outcome.kind is Kind.ACTIVATED:
             event(f"activated by {author}")
-            made = pending[outcome.id or ""]
+            made = known[outcome.id or ""]
             restores = made.restores is not None and written(made.bindings) == before[made.restores]
             assert author == made.author or PROMOTE in may or (ROLLBACK in may and restores)
         if outcome.kind is Kind.ABORTED:
-            assert author == pending[outcome.id or ""].author or {PROMOTE, ROLLBACK} & may
+            assert author == known[outcome.id or ""].author or {PROMOTE, ROLLBACK} & may
+        if outcome.kind in (Kind.PROMOTED, Kind.PAUSED):
+            event(f"{outcome.kind} by {author}")
+            assert author == known[outcome.id or ""].author or PROMOTE in may
 
 
 def head(key: SigningKey) -> bytes:
@@ -122,14 +136,17 @@ def test_worker_key_only_ever_brings_back_what_was_active_before(entries: list[E
     known = {written(one) for one in bound_before(begun)}
     log = fold(data.draw(topics(authors=["worker"], begun=entries)))
     assert {written(one) for one in bound_before(log)} <= known
+    assert all(one.candidate is None for one in log.generations[begun.generation :]), "a trial goes on by others, or ends"
+    assert log.paused <= begun.paused
 
 
 @given(topics(), st.data())
 def test_promoter_only_ever_activates_what_others_have_announced(entries: list[Entry], data: st.DataObject) -> None:
     begun = fold(entries)
     log = fold(data.draw(topics(authors=["promoter"], begun=entries)))
-    assert {one.release.id for one in log.generations[begun.generation :]} <= {one.id for one in begun.pending}
-    assert log.generation <= begun.generation + 1
+    announced = {one.id for one in (*begun.pending, begun.candidate) if one is not None}
+    assert {one.release.id for one in log.generations[begun.generation :]} <= announced
+    assert log.generation <= begun.generation + 1 + len(shares_of(RAMP))
     assert {id for id, known in log.releases.items() if known.release.author == "promoter"} == set()
 
 
@@ -139,8 +156,9 @@ def test_deployer_does_not_touch_what_others_have_announced(entries: list[Entry]
     log = fold(data.draw(topics(authors=["deployer"], begun=entries)))
     for one in begun.pending:
         if one.author != "deployer":
-            assert log.releases[one.id].standing is not Standing.ABORTED
-            assert log.releases[one.id].standing is not Standing.ACTIVE
+            assert log.releases[one.id].standing in (Standing.PENDING, Standing.REJECTED)
+    if begun.candidate is not None and begun.candidate.author != "deployer":
+        assert (log.generation, log.paused) == (begun.generation, begun.paused)
     assert all(one.release.author == "deployer" for one in log.generations[begun.generation :])
 
 

@@ -80,7 +80,8 @@ def _inside(folder: Path, *, folders: bool = True) -> list[str]:
 # Of each command, its arguments in order. The last one may be given several times.
 ARGUMENTS: Final[Mapping[tuple[str, ...], tuple[Offer, ...]]] = {
     **{(name,): (_topologies,) for name in ("run", "serve", "validate", "plan", "draw", "test", "explain")},
-    **{(name,): (_topologies,) for name in ("batch", "features", "precompute", "rollback", "abort", "watch", "status", "history")},
+    **{(name,): (_topologies,) for name in ("batch", "features", "precompute", "watch", "status", "history")},
+    **{(name,): (_topologies,) for name in ("rollback", "promote", "pause", "abort")},
     **{("topics", name): (_topologies,) for name in ("ls", "create")},
     **{("releases", name): (_topologies,) for name in ("ls", "show")},
     ("deploy",): (_topologies, _changes),
@@ -92,8 +93,8 @@ ARGUMENTS: Final[Mapping[tuple[str, ...], tuple[Offer, ...]]] = {
 }
 # The options without a value, beside those of settings.
 FLAGS: Final = frozenset({
-    "--all", "--boundaries", "--changed", "--check", "--force", "--dry-run", "--help", "--live", "--misses", "--now", "--once", "--replace",
-    "--resume", "--strict", "--swap", "--unsigned", "--version", "--wait", "--watch", "--yes", "-h",
+    "--all", "--boundaries", "--changed", "--check", "--force", "--full", "--dry-run", "--help", "--live", "--misses", "--now", "--once",
+    "--replace", "--resume", "--strict", "--swap", "--unsigned", "--version", "--wait", "--watch", "--yes", "-h",
 })  # fmt: skip
 _SWITCHES: Final = FLAGS | {flag_name(one.name) for one in fields(Settings) if one.metadata["kind"] is bool}
 

@@ -86,6 +86,8 @@ def _show(found: Explanation) -> None:
 
 
 def _authority(bound: Bound) -> str:
+    if bound.release and not bound.release.id:
+        return "bound by the control log: what the topology file had bound when the trial began; digests checked"
     if bound.release:
         reason = f", {bound.release.reason}" if bound.release.reason else ""
         return f"bound by the control log, release {bound.release.id} by {bound.release.author}{reason}; digests checked"
@@ -214,7 +216,7 @@ def _document(found: Explanation) -> dict[str, Any]:
         "file": found.topology.file,
         "generation": bound.generation,
         "said_by": bound.said_by,
-        "release": bound.release.id if bound.release else None,
+        "release": bound.release.id or None if bound.release else None,
         "models": {node: {"version": str(one), "digest": one.digest} for node, one in bound.artifacts.items()},
         "input": {
             "position": str(came.position),

@@ -175,8 +175,8 @@ def trust(
       penstock keys trust alice --topology flights \\
           --public 11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo
 
-    A key may `deploy` (release any version, and end its own releases), `promote` (activate or abort what others have
-    announced) and `rollback` (return to an earlier generation, and abort). Give the key of a worker with
+    A key may `deploy` (release any version, and promote and end its own releases), `promote` (activate, promote or abort what
+    others have announced) and `rollback` (return to an earlier generation, and abort). Give the key of a worker with
     `on_invalid: rollback` only `--may rollback`.
 
     Workers read the file again when it changes; copy it to their hosts. Workers of a Penstock without these rights refuse a

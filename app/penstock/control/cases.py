@@ -3,14 +3,18 @@
 A case is one release on this worker. `reconcile` compares the log with the cases and with what scores, and nothing else decides. So the
 result does not depend on the slices in which the log was read, or on a new fold after the trusted keys have changed. Its rules:
 
-1. The newest generation's release, while it does not score here, is **wanted**: it is prepared first, and the worker switches to it as soon
-   as it is ready. Until then the current plan scores.
+1. The newest generation, while it is not what scores here, is **wanted**. Those of its releases (what is live, and the candidate) that are
+   not loaded here are prepared first, and the worker switches as soon as both can score. Until then the current plans score. Where
+   both are loaded, as at another step of a trial, it switches at once.
 2. Pending releases are prepared in the order of their announcements, each once, while fewer than `READY_AT_ONCE` wait for activation.
-3. A release that is neither wanted nor pending any more ends: aborted, or stale. Its preparation is stopped, and its plan dropped.
+3. A release that is neither wanted nor pending any more, and does not score, ends: aborted, or stale. Its preparation is stopped, and its
+   plan dropped.
 4. There is one preparation at a time. A stopped one still occupies the slot until it has ended; its result is ignored.
 5. A wanted release that failed is tried again after a pause: `AGAIN[0]` seconds at first, then twice as long each time, at most `AGAIN[1]`.
 6. The last `REPORTED` releases that have ended are kept, so that the status can report them. Pending releases are kept in every state:
    without its case, a release would be prepared again.
+7. What the topology file binds is a release as well, with the id "", where it is live in the newest generation and not loaded here.
+   Its case is kept until it scores, and no longer.
 
 `Scoring` describes what scores. This module never changes it: an effect names what the worker has to do.
 """
@@ -21,8 +25,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
-from penstock.control.lifecycle import ENDS, State, move
-from penstock.control.log import Log, Standing
+from penstock.control.lifecycle import ENDS, MOVES, State, move
+from penstock.control.log import Generation, Log, Standing
 from penstock.control.messages import Release
 
 __all__ = [
@@ -50,6 +54,7 @@ AGAIN: Final = (5.0, 60.0)  # seconds before a failed release that is wanted is 
 
 # A release in one of these states returns only when the log is folded anew with other keys. It is a new case then.
 _OVER: Final = frozenset({State.PREVIOUS, State.RETIRED, State.ABORTED, State.STALE})
+_LOADED: Final = frozenset({State.CANDIDATE, State.LIVE, State.PREVIOUS})
 
 
 class Now(NamedTuple):
@@ -60,11 +65,20 @@ class Now(NamedTuple):
 
 
 class Scoring(NamedTuple):
-    """What scores here: its generation and release ("": the topology file's), and the one kept loaded for a rollback."""
+    """What scores here, each by the id of its release: what is live ("": the topology file's), and the candidate with its share.
+
+    `previous` is kept loaded for a rollback. "" means none, except of `release`.
+    """
 
     generation: int
     release: str = ""
     previous: str = ""
+    candidate: str = ""
+    share: float = 0.0
+
+    def has(self, id: str) -> bool:
+        """Returns whether the release of this id is loaded."""
+        return id == self.release or (id != "" and id in (self.candidate, self.previous))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +101,11 @@ class Case:
 class Cases:
     """The cases of a worker by release id, the oldest case first.
 
-    `preparing` is the release that is being prepared ("": none). `stopped` is true once this preparation has been ordered to stop.
+    `preparing` is the release that is being prepared. `stopped` is true once this preparation has been ordered to stop.
     """
 
     known: Mapping[str, Case] = field(default_factory=dict)
-    preparing: str = ""
+    preparing: str | None = None
     stopped: bool = False
 
     def progress(self, id: str, state: State, detail: str, now: Now) -> Cases:
@@ -122,7 +136,7 @@ class Cases:
         return replace(self, known={**self.known, case.release.id: case})
 
     def _idle(self, id: str) -> Cases:
-        return replace(self, preparing="", stopped=False) if id == self.preparing else self
+        return replace(self, preparing=None, stopped=False) if id == self.preparing else self
 
 
 class Prepare(NamedTuple):
@@ -132,10 +146,9 @@ class Prepare(NamedTuple):
 
 
 class Switch(NamedTuple):
-    """Make the release, which is ready, live as this generation."""
+    """Make this generation what scores: its live release, and its candidate at its share. Both are ready, or loaded."""
 
-    release: Release
-    generation: int
+    generation: Generation
 
 
 class End(NamedTuple):
@@ -172,8 +185,8 @@ class Decision(NamedTuple):
 def reconcile(log: Log, cases: Cases, scoring: Scoring, now: Now) -> Decision:
     """Returns what has to be done, by the rules above. The log must be complete, not in the middle of a new fold."""
     work = _Reconciling(log, cases, scoring, now)
-    work.take_up()
     work.align()
+    work.take_up()
     work.end()
     work.switch()
     work.report()
@@ -187,18 +200,34 @@ def behind(log: Log, cases: Cases, scoring: Scoring) -> bool:
     wanted = _wanted(log, scoring)
     if wanted is None:
         return False
-    case = cases.known.get(wanted.id)
-    return case is None or case.state is not State.FAILED
+    known = [cases.known.get(id) for id in _missing(wanted, scoring, cases.known)]
+    return all(case is None or case.state is not State.FAILED for case in known)
 
 
-def _wanted(log: Log, scoring: Scoring) -> Release | None:
-    """Returns the release of the newest generation, or None when it scores here."""
-    newest = log.generations[-1].release if log.generations else None
-    return None if newest is None or newest.id == scoring.release else newest
+def _wanted(log: Log, scoring: Scoring) -> Generation | None:
+    """Returns the newest generation, or None when it scores here. What scores goes on where the log has none."""
+    newest = log.generations[-1] if log.generations else None
+    return None if newest is None or _as_scoring(newest, scoring) == scoring else newest
+
+
+def _as_scoring(generation: Generation, before: Scoring) -> Scoring:
+    """Returns what scores after the switch to a generation."""
+    live, trial = generation.live.id, generation.candidate
+    previous = before.previous if live == before.release else before.release
+    return Scoring(generation.number, live, previous, trial.id if trial else "", generation.share)
+
+
+def _missing(wanted: Generation, scoring: Scoring, known: Mapping[str, Case]) -> dict[str, Release]:
+    """Returns the releases of a generation that cannot score yet here, or are loaded and made ready once more; what is live first."""
+    both = [one for one in (wanted.live, wanted.candidate) if one is not None]
+    return {one.id: one for one in both if not scoring.has(one.id) or ((case := known.get(one.id)) and case.state not in _LOADED)}
 
 
 class _Reconciling:
-    """One pass of `reconcile`, a method for each rule; `known`, `preparing` and `stopped` become the next `Cases`."""
+    """One pass of `reconcile`, a method for each rule; `known`, `preparing` and `stopped` become the next `Cases`.
+
+    `missing` are the releases of the generation that is wanted, without those that are loaded; `due` are those to be made ready.
+    """
 
     def __init__(self, log: Log, cases: Cases, scoring: Scoring, now: Now) -> None:
         self.log, self.scoring, self.now = log, scoring, now
@@ -206,80 +235,111 @@ class _Reconciling:
         self.preparing, self.stopped = cases.preparing, cases.stopped
         self.effects: list[Effect] = []
         self.pending = {release.id: release for release in log.pending}
-        wanted = _wanted(log, scoring)
-        self.wanted = wanted.id if wanted else ""
-        self.due = {**self.pending, **({wanted.id: wanted} if wanted else {})}
+        self.wanted = _wanted(log, scoring)
+        self.missing = _missing(self.wanted, scoring, self.known) if self.wanted else {}
+        self.due = {**self.pending, **self.missing}
+
+    def align(self) -> None:
+        """Gives what scores its state, live or candidate, and the one that stays loaded is previous; ends those that score no longer."""
+        scores = {self.scoring.candidate: State.CANDIDATE, self.scoring.release: State.LIVE}
+        for id, state in scores.items():
+            if id and (id in self.known or id in self.log.releases):
+                self._scores(id, state)
+        for id, case in self.known.items():
+            if id in scores:
+                continue
+            if case.state is State.CANDIDATE:
+                self._tried(case)
+            if case.state is State.LIVE:
+                case = self.known[id] = case.moved(State.PREVIOUS, self.now)
+            if case.state is State.PREVIOUS and id != self.scoring.previous:
+                self.known[id] = case.moved(State.RETIRED, self.now)
+
+    def _scores(self, id: str, state: State) -> None:
+        case = self.known.get(id)
+        if case is not None and case.state is state:
+            return
+        if case is not None and state in MOVES[case.state]:
+            self.known[id] = case.moved(state, self.now)
+        else:  # at a start, and where the log is folded anew with other keys
+            self.known[id] = Case(case.release if case else self.log.releases[id].release, state, since=self.now.stamp)
+
+    def _tried(self, case: Case) -> None:
+        """Ends a candidate that scores no longer: its trial was aborted, or it has been live and has a successor already."""
+        said = self.log.releases.get(case.release.id)
+        if said is None or said.standing in (Standing.ABORTED, Standing.REJECTED):
+            self._ended(case)
+        else:
+            self.known[case.release.id] = case.moved(State.RETIRED, self.now)
+
+    def _ended(self, case: Case) -> None:
+        id = case.release.id
+        said = self.log.releases.get(id)
+        if said is not None:
+            state, why = State.ABORTED if said.standing is Standing.ABORTED else State.STALE, said.why
+        else:
+            state, why = State.STALE, "no key that is trusted now has announced it" if id else "another release is live"
+        self.known[id] = case.moved(state, self.now, why)
+        self.effects.append(End(case.release, state, why))
+        self.stopped = self.stopped or id == self.preparing
 
     def take_up(self) -> None:
-        """Makes a case for each release that is pending or wanted."""
+        """Makes a case for each release that is pending or missing."""
         for release in self.due.values():
             case = self.known.get(release.id)
             if case is None or case.state in _OVER:
                 self.known[release.id] = Case(release, since=self.now.stamp)
 
-    def align(self) -> None:
-        """Marks the release that scores as live and the one that stays loaded as previous; retires the older ones."""
-        scores = self.log.releases.get(self.scoring.release)
-        if scores is not None and self.scoring.release not in self.known:
-            self.known[self.scoring.release] = Case(scores.release, State.LIVE, since=self.now.stamp)
-        for id, case in self.known.items():
-            if case.state is State.LIVE and id != self.scoring.release:
-                case = self.known[id] = case.moved(State.PREVIOUS, self.now)
-            if case.state is State.PREVIOUS and id != self.scoring.previous:
-                self.known[id] = case.moved(State.RETIRED, self.now)
-
     def end(self) -> None:
         """Applies rule 3."""
         for id, case in self.known.items():
-            if id in self.due or case.state in ENDS or case.state in (State.LIVE, State.PREVIOUS):
-                continue
-            said = self.log.releases.get(id)
-            if said is not None and said.standing is Standing.ABORTED:
-                state, why = State.ABORTED, said.why
-            else:
-                state, why = State.STALE, said.why if said else "no key that is trusted now has announced it"
-            self.known[id] = case.moved(state, self.now, why)
-            self.effects.append(End(case.release, state, why))
-            self.stopped = self.stopped or id == self.preparing
+            if id not in self.due and case.state not in ENDS and case.state not in _LOADED:
+                self._ended(case)
 
     def switch(self) -> None:
         """Applies rule 1."""
-        case = self.known.get(self.wanted)
-        if case is None or case.state is not State.READY:
+        if self.wanted is None or any(self.known[id].state is not State.READY for id in self.missing):
             return
-        self.effects.append(Switch(case.release, self.log.generation))
-        self.known[self.wanted] = case.moved(State.LIVE, self.now)
-        self.scoring = Scoring(self.log.generation, self.wanted, self.scoring.release)
-        self.wanted = ""
+        self.effects.append(Switch(self.wanted))
+        self.scoring = _as_scoring(self.wanted, self.scoring)
+        self.known.pop("", None)
+        self.wanted, self.missing, self.due = None, {}, self.pending
         self.align()
         self.take_up()  # what scored until now may be pending again: its activation is not trusted any more
 
     def report(self) -> None:
-        case, newest, current = self.known.get(self.wanted), self.log.generation, self.scoring.generation
-        failed = f"generation {newest} is active, and this worker cannot serve it: {case.failure}" if case and case.failure else ""
+        newest, current = self.log.generation, self.scoring.generation
+        why = next((failure for id in self.missing if (failure := self.known[id].failure)), "")
+        failed = f"generation {newest} is active, and this worker cannot serve it: {why}" if why else ""
         by_keys = f"generation {newest} is the newest" if newest else "there is no release"
         lost = f"with the keys that are trusted now, {by_keys}; generation {current} still scores here" if current > newest else ""
         self.effects += [Warn("behind", failed), Warn("trust-lost", lost)]
 
     def forget(self) -> None:
         """Applies rule 6."""
-        over = [id for id, case in self.known.items() if case.state in ENDS and id != self.wanted and id not in self.pending]
+        over = [id for id, case in self.known.items() if case.state in ENDS and id not in self.due]
         for id in over[:-REPORTED]:
             del self.known[id]
+        if "" in over:
+            self.known.pop("", None)
 
     def prepare(self) -> None:
         """Chooses the release to prepare next, by rules 1, 2, 4 and 5."""
-        wanted = self.known.get(self.wanted)
-        if wanted is not None and wanted.state is State.FAILED:
-            if self.now.seconds < wanted.again:
-                self.effects.append(Retry(wanted.again))
-            else:
-                wanted = self.known[self.wanted] = wanted.moved(State.ANNOUNCED, self.now, "tried again")
-        if self.preparing:
+        again = []
+        for id in self.missing:
+            case = self.known[id]
+            if case.state is State.FAILED and self.now.seconds < case.again:
+                again.append(case.again)
+            elif case.state is State.FAILED:
+                self.known[id] = case.moved(State.ANNOUNCED, self.now, "tried again")
+        if again:
+            self.effects.append(Retry(min(again)))
+        if self.preparing is not None:
             return
         waiting = [case for case in self.known.values() if case.state is State.ANNOUNCED]
-        if wanted is not None and wanted.state is State.ANNOUNCED:
-            chosen = wanted
+        first = [case for id in self.missing if (case := self.known[id]).state is State.ANNOUNCED]
+        if first:
+            chosen = first[0]
         elif not waiting:
             return
         elif sum(case.state is State.READY for case in self.known.values()) >= READY_AT_ONCE:

@@ -1,4 +1,4 @@
-"""The messages of the control topic, as values: a release is announced, then activated or aborted.
+"""The messages of the control topic, as values: a release is announced, then activated or aborted; one on trial is promoted or aborted.
 
 A message is one JSON object of at most `MAX_BYTES`, inside a signature (`trust`). Its rules:
 
@@ -15,6 +15,7 @@ A message is one JSON object of at most `MAX_BYTES`, inside a signature (`trust`
    ignore it.
 7. Version 1 has neither `control_topic` nor `strategy`, and is malformed with one of them: readers of version 1 ignore the
    field, so they would activate such a release for every row. Read here, a release of version 1 has the strategy `single`.
+   So it has no trials either: `promote` and `pause` are of version 2.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ __all__ = [
     "Abort",
     "Activate",
     "Message",
+    "Pause",
+    "Promote",
     "Release",
     "encode",
     "json_schema",
@@ -72,6 +75,7 @@ ControlTopic = Annotated[
 ]
 NodeName = Annotated[str, msgspec.Meta(pattern=NODE + r"(?!\n)")]
 Count = Annotated[int, msgspec.Meta(ge=0, le=_MOST)]
+_Since2 = Annotated[int, msgspec.Meta(ge=2, le=NEWEST)]
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind"):
@@ -125,16 +129,31 @@ class Activate(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="act
 
 
 class Abort(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="abort"):
-    """Ends an announced release that was not activated."""
+    """Ends an announced release that was not activated, or the trial of one."""
 
 
-Message = Release | Activate | Abort
+class Promote(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="promote"):
+    """Leads a release on trial to its next step, or makes it live, directly after generation `base`."""
+
+    version: _Since2 = NEWEST
+    base: Annotated[Count, msgspec.Meta(description="The generation that it was decided on.")]
+    resume: Annotated[bool, msgspec.Meta(description="Also while the trial is paused.")] = False
+    full: Annotated[bool, msgspec.Meta(description="Makes it live, whatever steps are left.")] = False
+
+
+class Pause(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="pause"):
+    """Keeps a release on trial at its step: from then on, only a promotion that resumes it has an effect."""
+
+    version: _Since2 = NEWEST
+
+
+Message = Release | Activate | Abort | Promote | Pause
 
 _DECODER: Final = msgspec.json.Decoder(Message)
 _ENCODER: Final = msgspec.json.Encoder(order="deterministic")
 
 
-_KINDS: Final = ("release", "activate", "abort")
+_KINDS: Final = ("release", "activate", "abort", "promote", "pause")
 _SINCE_2: Final = frozenset({"control_topic", "strategy"})
 
 

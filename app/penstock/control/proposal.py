@@ -5,6 +5,7 @@
    release does not change a node that it does not name.
 2. A reference, `name@version` or `name@alias`, is resolved to one version and its digests, once. From then on only digests are used.
 3. A release records the aliases that it resolved, so that `penstock watch` knows which ones it has handled.
+4. A release is proposed beside what is live, never beside a candidate: while one is on trial, nothing else can be announced.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from penstock.binding import Binding, same
 from penstock.control.fleet import Worker
 from penstock.control.log import Known, Log
 from penstock.control.messages import Release
+from penstock.control.strategy import SINGLE, Strategy
 from penstock.errors import ConfigError, ControlError, Problem
 from penstock.registry.base import Registry
 from penstock.registry.names import ALIAS
@@ -75,6 +77,7 @@ class Proposal:
     baseline: Mapping[str, Binding] = field(default_factory=dict)
     restores: int | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
+    strategy: Strategy = SINGLE
 
 
 def bind(registry: Registry, model: ModelRef, parameters: Mapping[str, Any] | None = None) -> Binding:
@@ -96,8 +99,15 @@ def bound_now(topology: Topology, log: Log, workers: Iterable[Worker], registry:
     return {node.name: log.bindings.get(node.name) or bind(registry, node.model, node.parameters) for node in topology.model_nodes}
 
 
-def propose(topology: Topology, log: Log, now: Mapping[str, Binding], changes: Mapping[str, Change], registry: Registry) -> Proposal:
-    """Returns the release that makes these changes to what is bound `now`.
+def propose(
+    topology: Topology,
+    log: Log,
+    now: Mapping[str, Binding],
+    changes: Mapping[str, Change],
+    registry: Registry,
+    strategy: Strategy = SINGLE,
+) -> Proposal:
+    """Returns the release that makes these changes to what is bound `now`, by this strategy.
 
     Raises ConfigError for a node that the topology lacks, ModelNotFound, and ControlError when nothing would change.
     """
@@ -114,16 +124,17 @@ def propose(topology: Topology, log: Log, now: Mapping[str, Binding], changes: M
             bind(registry, change.model, parameters) if change.model else msgspec.structs.replace(before, parameters=parameters)
         )
     aliases = {node: str(change.model) for node, change in changes.items() if change.model and ALIAS.fullmatch(change.model.version)}
-    return _proposal(log, now, bindings, aliases=aliases)
+    return _proposal(log, now, bindings, aliases=aliases, strategy=strategy)
 
 
 def restore(log: Log, now: Mapping[str, Binding], to: str | int | None) -> Proposal:
     """Returns the release that binds what a generation bound: the one before (None), a number, or the one of a release id.
 
-    The one before a rollback is the one before the generation that it restored: a second rollback goes further back, never forward to
-    what the first one took back. Raises ControlError when there is no such generation, or when the result is what is bound `now`.
+    The one before is that of the release that was live before. Of a rollback it is the one before the generation that it restored: a
+    second rollback goes further back, never forward to what the first one took back. Raises ControlError when there is no such
+    generation, or when the result is what is bound `now`.
     """
-    generation = _restored(log, log.generation) - 1 if to is None else _number(log, str(to))
+    generation = _before(log) if to is None else _number(log, str(to))
     if generation < 0 and log.generation:
         raise ControlError(
             f"generation {log.generation} has taken everything back: it binds what the topology file binds, and no generation is before "
@@ -137,14 +148,26 @@ def restore(log: Log, now: Mapping[str, Binding], to: str | int | None) -> Propo
     return _proposal(log, now, bindings, restores=generation)
 
 
-def _restored(log: Log, generation: int) -> int:
-    """Returns the generation whose bindings a generation has: itself, unless it is a rollback."""
+def _before(log: Log) -> int:
+    """Returns the generation before the one in which the bindings that are live now were live first; -1 when nothing was live before."""
+    generation = _first(log, log.generation)
     while generation:
-        earlier = log.generations[generation - 1].release.restores
+        earlier = log.generations[generation - 1].live.restores
         if earlier is None or earlier >= generation:  # no tool of ours writes a later one, but any trusted key may
             break
-        generation = earlier
+        generation = _first(log, earlier)
+    return _first(log, generation - 1) if generation else -1
+
+
+def _first(log: Log, generation: int) -> int:
+    """Returns the first generation in which the release was live that is live in this one: the steps of a trial change the other one."""
+    while generation and _live(log, generation - 1) == _live(log, generation):
+        generation -= 1
     return generation
+
+
+def _live(log: Log, generation: int) -> str:
+    return log.generations[generation - 1].live.id if generation else ""
 
 
 def find(log: Log, part: str) -> Known:
@@ -193,6 +216,6 @@ def _number(log: Log, text: str) -> int:
         return int(text)
     release = find(log, text).release
     for generation in log.generations:
-        if generation.release.id == release.id:
+        if generation.live.id == release.id:
             return generation.number
     raise ControlError(f"release {release.id} was never active; `penstock history` lists the releases that were")

@@ -11,13 +11,14 @@ service they allow a caller what they allow a key:
 
 | right | messages |
 |---|---|
-| `deploy` | a release of any versions, and activating or aborting one's own |
-| `promote` | activating or aborting what another author has announced |
+| `deploy` | a release of any versions, and activating, promoting, pausing or aborting one's own |
+| `promote` | activating, promoting, pausing or aborting what another author has announced |
 | `rollback` | a release that binds exactly what an earlier generation bound, activating such a release, and aborting any |
 
-One's own release needs no further right to be activated or aborted: it was admitted. A message about a release that is not pending
-changes nothing, so it needs none. A release of version 2 that claims to restore a generation and binds something else is refused for
-every key (`not-restored`): rollbacks are treated differently by people and by workers, so the claim must be true.
+One's own release needs no further right to be activated, promoted or aborted: it was admitted. A message about a release that is
+neither pending nor on trial changes nothing, so it needs none. A release of version 2 that claims to restore a generation and binds
+something else is refused for every key (`not-restored`): rollbacks are treated differently by people and by workers, so the claim
+must be true.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from penstock.binding import same
-from penstock.control.messages import Activate, Message, Release
+from penstock.control.messages import Abort, Activate, Message, Release
 from penstock.control.strategy import SINGLE
 from penstock.errors import ControlError
 
@@ -71,11 +72,11 @@ def needed(log: Log, message: Message) -> frozenset[str]:
             raise ControlError(f"it claims to restore generation {message.restores}, and binds something else", code="not-restored")
         return frozenset({DEPLOY})
     known = log.releases.get(message.id)
-    if known is None or not log.awaits(message.id) or known.release.author == message.author:
+    if known is None or not (log.awaits(message.id) or log.tries(message.id)) or known.release.author == message.author:
         return ALL
-    if isinstance(message, Activate) and not _restores(log, known.release):
-        return frozenset({PROMOTE})
-    return frozenset({PROMOTE, ROLLBACK})
+    if isinstance(message, Abort) or (isinstance(message, Activate) and _restores(log, known.release)):
+        return frozenset({PROMOTE, ROLLBACK})
+    return frozenset({PROMOTE})
 
 
 def check_right(log: Log, admitted: Admitted) -> None:

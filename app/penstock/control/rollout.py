@@ -25,7 +25,7 @@ from penstock.control.trust import NEXT
 
 __all__ = ["REFUSED", "Stand", "Verdict", "outdated", "stands", "verdict"]
 
-_READY: Final = frozenset({State.READY, State.LIVE})
+_READY: Final = frozenset({State.READY, State.CANDIDATE, State.LIVE})
 REREAD_MS: Final = 4000  # a worker that refuses for less may not have read a trust file that has just changed
 REFUSED: Final = "refused"  # the worker's trust file or clock; not a state of its lifecycle, since it has no case for the release
 _FAILED: Final = frozenset({State.FAILED, State.ABORTED, State.STALE, REFUSED})

@@ -50,6 +50,10 @@ class Failures:
         ours, theirs = log_ratio(propensity, self.tolerated)
         return Failures(self.tolerated, self.logs + candidate * ours + live * theirs, self.candidate + candidate, self.live + live)
 
+    def worse(self, alpha: float) -> bool:
+        """Returns whether it does: with a chance of at most `alpha` although it does not, however often one asks."""
+        return self.log_evidence() >= -math.log(alpha)
+
     def log_evidence(self) -> float:
         """Returns log E, that the candidate fails more than `tolerated` times as often."""
         return float(log_mean(self.logs))

@@ -57,7 +57,7 @@ def bound_then(said: Origin, topology: Topology, position: Position, settings: S
     generations = {said.generation, *said.stages.values()}
     if (missing := next((one for one in generations if one and log.bound(one) is None), None)) is not None:
         raise Untraceable(f"{position} names generation {missing} as its origin, but {_newest(log, settings)}: a bug, or a forgery")
-    known = {one: _released(one, log, topology, settings) for one in generations if one}
+    known = {one: _released(one, log, topology, settings, said.candidate) for one in generations if one}
     if 0 in generations:
         known[0] = _named_in(said, topology, settings)
     bound = known[said.generation] if len(known) == 1 else _mixed(said, known, topology, settings)
@@ -122,8 +122,10 @@ def _refuse_to_fall_back(log: Log, settings: Settings) -> None:
         raise ConfigError(Problem(str(settings.trust), 0, 0, message, fix))
 
 
-def _released(generation: int, log: Log, topology: Topology, settings: Settings) -> Bound:
-    release = log.generations[generation - 1].release
+def _released(generation: int, log: Log, topology: Topology, settings: Settings, candidate: str = "") -> Bound:
+    """Returns what answers in a generation: what is live, or the `candidate` of this id, where it is on trial."""
+    found = log.generations[generation - 1]
+    release = found.candidate if found.candidate is not None and found.candidate.id == candidate else found.live
     cache, signed = open_cache(settings), topology.releases.signatures != "off"
     artifacts = {node: cache.fetch(one, stopped=lambda: False, signature=signed) for node, one in release.bindings.items()}
     return Bound(generation, "control log", artifacts, release, {node: one.parameters for node, one in release.bindings.items()})

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from penstock.errors import Untraceable
-from penstock.pipeline.letters import EVENT, JOIN, OWN, SOURCE, STAGES, TRUNCATED
+from penstock.pipeline.letters import CANDIDATE, EVENT, EXPERIMENT, JOIN, OWN, SOURCE, STAGES, TRUNCATED, VARIANT
 from penstock.record import Position, Record
 from penstock.registry.names import NAME as MODEL
 from penstock.registry.names import VERSION
@@ -29,7 +29,7 @@ class Origin:
 
     Of a topology that is cut, `stages` has the generation of each stage that it has passed, and `read` is the position that the last of
     them has read. `rules` are the labels of the nodes that the topology itself computes: `rule:` and the beginning of their graph's digest.
-    `missing` are the nodes whose outputs a join did without.
+    `missing` are the nodes whose outputs a join did without. `candidate` is the release on trial that has answered, "" for what is live.
     """
 
     topology: str
@@ -40,6 +40,7 @@ class Origin:
     stages: Mapping[str, int] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     read: Position | None = None
+    candidate: str = ""
 
     @property
     def last(self) -> Position:
@@ -95,6 +96,7 @@ def _origin(said: Mapping[str, str], source: Position | None = None) -> Origin:
         stages=dict(_stage(one) for one in said.get(STAGES, "").split(",") if one),
         read=Position.parse(said[SOURCE], "/") if source is None and EVENT in said else None,
         missing=_missing(said.get(JOIN, "")),
+        candidate=said.get(EXPERIMENT, "") if said.get(VARIANT) == CANDIDATE else "",
     )
 
 

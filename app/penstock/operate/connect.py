@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from penstock import settings as configuration
 from penstock.control.messages import Release
 from penstock.control.proposal import Change
+from penstock.control.strategy import SINGLE, Strategy
 from penstock.operate.comparing import Compared
 from penstock.operate.operator import Deployed, Operator, Watcher, operate
 from penstock.operate.state import Past, Status, history, past, status
@@ -51,8 +52,9 @@ class Releases:
         self.settings = settings
 
     def deploy(
-        self, topology: str | Path, changes: Changes | None = None, /, *, reason: str = "", min_ready: int | None = None,
-        timeout: float | None = None, wait: bool = True, on_progress: Watcher | None = None, **nodes: str | Change,
+        self, topology: str | Path, changes: Changes | None = None, /, *, strategy: Strategy = SINGLE, reason: str = "",
+        min_ready: int | None = None, timeout: float | None = None, wait: bool = True, on_progress: Watcher | None = None,
+        **nodes: str | Change,
     ) -> Deployed:  # fmt: skip
         """Releases other models: `deploy("flights", trees="flight-trees@2")`. Returns when they are active and every live worker scores
         with them, or is in `late` of the result.
@@ -62,12 +64,15 @@ class Releases:
         `timeout` is the time to become ready, in seconds (default: the setting prepare_timeout, and 10 s). Without `wait` the release is
         only announced. `on_progress` is called at each change. An interrupt before the activation aborts the release.
 
+        With a `strategy` of `penstock.control.strategy` (`Canary((0.01, 0.05, 0.25))`, `Split(0.5)`) it is on trial when it is
+        active: what is live stays live, until `promote` or `abort`.
+
         Raises ControlError when the release was not activated, with the reason of each worker, and `code`; ConfigError without a signing
         key or with one that is not trusted, and for unknown nodes; ModelError for a version that the registry lacks or that is damaged;
         TopologyError for one that does not fit; TypeError and ValueError for an argument that is nothing of that kind.
         """
         wanted = _wanted({**(changes or {}), **nodes})
-        options: dict[str, Any] = {"reason": reason, **_patience(min_ready, timeout), "wait": wait}
+        options: dict[str, Any] = {"strategy": strategy, "reason": reason, **_patience(min_ready, timeout), "wait": wait}
         return self._ask(topology, lambda it: it.deploy(wanted, **options, **_watching(on_progress)))
 
     def rollback(
@@ -75,6 +80,8 @@ class Releases:
         timeout: float | None = None, wait: bool = True, on_progress: Watcher | None = None,
     ) -> Deployed:  # fmt: skip
         """Releases what an earlier generation bound: the one before, or that with the number or the release id `to`. See `deploy`.
+
+        While a release is on trial, its trial is ended instead, and `outcome` of the result is `aborted`; with `to` that is refused.
 
         Raises ControlError, also when there is no such generation; ConfigError as `deploy`.
         """
@@ -88,11 +95,32 @@ class Releases:
         """Continues with a release that was announced: `id`, or its beginning. See `deploy`. Raises ControlError, ConfigError."""
         return self._ask(topology, lambda it: it.resume(id, **_patience(min_ready, timeout), **_watching(on_progress)))
 
-    def abort(self, topology: str | Path, id: str, *, reason: str = "") -> Release:
-        """Ends a release that is pending: `id`, or its beginning. Raises ControlError when it is not; ConfigError as `deploy`."""
+    def promote(
+        self, topology: str | Path, id: str | None = None, *, full: bool = False, resume: bool = False, reason: str = "",
+        on_progress: Watcher | None = None,
+    ) -> Deployed:  # fmt: skip
+        """Leads the release on trial to its next step, or makes it live after the last one; with `full`, at once. See `deploy`.
+
+        `id`, or its beginning, names the one that is meant. Raises ControlError when that is not on trial, is paused (unless this says
+        that it may `resume`), or was moved by another message first; ConfigError as `deploy`.
+        """
+        options: dict[str, Any] = {"full": full, "resume": resume, "reason": reason}
+        return self._ask(topology, lambda it: it.promote(id, **options, **_watching(on_progress)))
+
+    def pause(self, topology: str | Path, id: str | None = None, *, reason: str = "") -> Release:
+        """Keeps the release on trial (`id`, or its beginning) at its step. Raises ControlError when it is not on trial, or is paused."""
+        return self._ask(topology, lambda it: it.pause(id, reason))
+
+    def abort(self, topology: str | Path, id: str | None = None, *, reason: str = "") -> Release:
+        """Ends a release that is pending (`id`, or its beginning), or the trial of one: without an id, that of the one on trial.
+
+        Raises ControlError when it is neither; ConfigError as `deploy`.
+        """
         return self._ask(topology, lambda it: it.abort(id, reason))
 
-    def compare(self, topology: str | Path, changes: Changes | None = None, /, **nodes: str | Change) -> tuple[Compared, ...]:
+    def compare(
+        self, topology: str | Path, changes: Changes | None = None, /, *, strategy: Strategy = SINGLE, **nodes: str | Change
+    ) -> tuple[Compared, ...]:
         """Returns what `deploy` would change, with the metrics before and after, once all checks of a dry run have passed.
 
         Writes nothing, and needs no key. Raises ControlError when nothing would change; ConfigError, ModelError, TopologyError as `deploy`.
@@ -101,7 +129,7 @@ class Releases:
         wanted = _wanted({**(changes or {}), **nodes})
 
         async def look(operator: Operator) -> tuple[Compared, ...]:
-            proposal = await operator.propose(wanted)
+            proposal = await operator.propose(wanted, strategy)
             return await operator.compare(proposal.differences)
 
         return self._ask(topology, look)

@@ -9,6 +9,9 @@ A deploy, step by step; `rollout` holds the rule of step 3:
 4. Write `activate`, and read it back: if another release was activated first, this one has lost. Or write `abort` with the reason.
 5. Follow the workers until they report that they score with the new generation.
 
+A release on trial is activated in the same way. Then `promote` leads it on, and `abort` ends its trial; what these write counts as soon as
+it is read back, and they follow the workers as in step 5. Nothing else can be released before the trial has ended.
+
 All state is on the topics. An operator that is killed leaves the active generation unchanged and its release pending. Any other operator
 may continue with it at step 3, or abort it. An operator that is interrupted aborts its release.
 """
@@ -22,17 +25,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self, TypeVar
+from typing import Any, Final, Literal, NamedTuple, Self, TypeVar
+
+import msgspec
 
 from penstock.binding import Binding
 from penstock.control.fleet import Fleet, Worker
 from penstock.control.log import Generation, Log, Standing
-from penstock.control.messages import Abort, Activate, Release, new_id
+from penstock.control.messages import Abort, Activate, Pause, Promote, Release, new_id
 from penstock.control.proposal import Change, Difference, Proposal, bound_now, changes_of, find, propose, restore
 from penstock.control.rights import DEPLOY, ROLLBACK, needed
 from penstock.control.rollout import Stand, Verdict, outdated, stands, verdict
 from penstock.control.status import Boundary
-from penstock.errors import ControlError, TransportUnavailable
+from penstock.control.strategy import SINGLE, Single, Strategy
+from penstock.errors import ConfigError, ControlError, TransportUnavailable
 from penstock.operate.aliases import Moves, moves
 from penstock.operate.comparing import Compared, compared
 from penstock.operate.desk import Desk, introduced
@@ -47,15 +53,18 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 LOOK_S: Final = 0.5  # between two looks at the clocks while no message arrives
+_OPEN: Final = frozenset({Standing.PENDING, Standing.CANDIDATE})  # what an abort ends
 FAREWELL_S: Final = 10.0  # for the abort after an interrupt
 
 
 class Phase(StrEnum):
-    """The phase of a deploy."""
+    """The phase of a deploy, or of a trial: `ended` when it was aborted."""
 
     ANNOUNCED = "announced"
     ACTIVATED = "activated"
+    PROMOTED = "promoted"
     ABORTED = "aborted"
+    ENDED = "ended"
 
 
 class Progress(NamedTuple):
@@ -72,8 +81,9 @@ class Deployed:
     """The result of a deploy.
 
     `generation` is None when the release was only announced. `seconds` is, by worker that switched, the time from the broker's stamp
-    of `activate` to its stamp of the worker's first report of the new generation: an upper bound of the time to the switch, by one
-    clock. `late` names the live workers that did not switch in time or cannot switch, and why.
+    of the message that made the generation to its stamp of the worker's first report of it: an upper bound of the time to the switch, by
+    one clock. `late` names the live workers that did not switch in time or cannot switch, and why. `outcome` says what the release is
+    in that generation: `live`, a `candidate` that answers this `share` of the units, or `aborted`, when its trial has ended instead.
     """
 
     release: Release
@@ -81,6 +91,8 @@ class Deployed:
     generation: int | None = None
     seconds: Mapping[str, float] | None = None
     late: tuple[Stand, ...] = ()
+    outcome: Literal["", "live", "candidate", "aborted"] = ""
+    share: float | None = None
 
 
 Watcher = Callable[[Progress], object]
@@ -170,15 +182,17 @@ class Operator:
 
     # --- changing ------------------------------------------------------------------------------------------------------
 
-    async def propose(self, changes: Mapping[str, Change | str]) -> Proposal:
+    async def propose(self, changes: Mapping[str, Change | str], strategy: Strategy = SINGLE) -> Proposal:
         """Returns what a deploy of these changes (node -> reference or Change) would announce: the dry run. Nothing is written.
 
         Raises ConfigError, ModelNotFound, ModelCorrupt, TopologyError with every incompatibility; ControlError when nothing
-        would change.
+        would change, and while a release is on trial.
         """
         await self.refresh()
+        self._check_no_trial()
+        strategy = self._by_the_unit(strategy)
         wanted = {node: Change.to(change) if isinstance(change, str) else change for node, change in changes.items()}
-        proposal = propose(self.topology, self.log, self.bindings(), wanted, self._registry)
+        proposal = propose(self.topology, self.log, self.bindings(), wanted, self._registry, strategy)
         await asyncio.to_thread(precheck, self.topology, proposal, self._registry, self.settings.schemas)
         return proposal
 
@@ -188,8 +202,12 @@ class Operator:
         return moves(self.topology, self.log, self.bindings(), self._registry)
 
     async def propose_rollback(self, to: str | int | None = None) -> Proposal:
-        """Returns what a rollback would announce: to the generation before, to a number, or to that of a release id (or its beginning)."""
+        """Returns what a rollback would announce: to the generation before, to a number, or to that of a release id (or its beginning).
+
+        Raises ControlError, also while a release is on trial.
+        """
         await self.refresh()
+        self._check_no_trial()
         return restore(self.log, self.bindings(), to)
 
     async def demand(self, right: str) -> None:
@@ -202,13 +220,16 @@ class Operator:
         return await asyncio.to_thread(compared, self.topology, tuple(differences), self._registry)
 
     async def deploy(
-        self, changes: Mapping[str, Change | str], *, reason: str = "", min_ready: int | None = None, timeout: float | None = None,
-        wait: bool = True, on_progress: Watcher = _unwatched, on_changes: OnChanges = _unread,
+        self, changes: Mapping[str, Change | str], *, strategy: Strategy = SINGLE, reason: str = "", min_ready: int | None = None,
+        timeout: float | None = None, wait: bool = True, on_progress: Watcher = _unwatched, on_changes: OnChanges = _unread,
     ) -> Deployed:  # fmt: skip
-        """Proposes the changes and carries them out; see `carry_out`. `on_changes` receives them, compared, before anything is written."""
+        """Proposes the changes and carries them out; see `carry_out`. `on_changes` receives them, compared, before anything is written.
+
+        With another `strategy` than `single`, the release is on trial when it is active: see `promote`. Its unit is that of the topology.
+        """
         await self.demand(DEPLOY)
         self._check_readers()
-        proposal = await self.propose(changes)
+        proposal = await self.propose(changes, strategy)
         on_changes(await self.compare(proposal.differences))
         return await self.carry_out(proposal, reason=reason, min_ready=min_ready, timeout=timeout, wait=wait, on_progress=on_progress)
 
@@ -216,9 +237,16 @@ class Operator:
         self, to: str | int | None = None, *, reason: str = "", min_ready: int | None = None, timeout: float | None = None,
         wait: bool = True, on_progress: Watcher = _unwatched, on_changes: OnChanges = _unread,
     ) -> Deployed:  # fmt: skip
-        """Makes a release with the bindings of an earlier generation, by default the one before. See `deploy`."""
+        """Makes a release with the bindings of an earlier generation, by default the one before. See `deploy`.
+
+        While a release is on trial, the way back is to end the trial: then it is aborted, and `outcome` of the result says so. With `to`
+        this raises ControlError.
+        """
         await self.demand(ROLLBACK)
         self._check_readers()
+        if self.log.candidate is not None and to is None:
+            trial = await self.abort(reason=reason)
+            return await self._until_switched(trial, on_progress, Phase.ENDED)
         proposal = await self.propose_rollback(to)
         on_changes(await self.compare(proposal.differences))
         return await self.carry_out(proposal, reason=reason, min_ready=min_ready, timeout=timeout, wait=wait, on_progress=on_progress)
@@ -242,6 +270,7 @@ class Operator:
             baseline=dict(proposal.baseline),
             restores=proposal.restores,
             aliases=dict(proposal.aliases),
+            strategy=proposal.strategy,
             **self._desk.opening(new_id(), reason),
         )
         try:
@@ -275,18 +304,99 @@ class Operator:
                 raise
         return await self._until_switched(release, on_progress)
 
-    async def abort(self, id: str, reason: str = "") -> Release:
-        """Ends a pending release (`id` or its beginning). Raises ControlError when it is not pending."""
+    async def promote(
+        self, id: str | None = None, *, full: bool = False, resume: bool = False, reason: str = "", on_progress: Watcher = _unwatched
+    ) -> Deployed:
+        """Leads the release on trial to its next step, or makes it live after the last one and with `full`; waits for the switch.
+
+        `id` (or its beginning) names it, for callers that mean no other one. While the trial is paused, only with `resume`. Raises
+        ControlError when it is not on trial, is paused, or has moved in the meantime; then nothing has changed by this.
+        """
         await self.refresh()
-        known = find(self.log, id)
-        if known.standing is Standing.PENDING:
+        trial = self._trial(id)
+        self._check_readers()
+        if (why := self._paused(trial)) and not resume:
+            raise ControlError(f"the trial of release {trial.id} is {why}; a promotion has to say that it resumes it", code="paused")
+        base = self.log.generation
+        await self._desk.say(Promote(base=base, resume=resume, full=full, **self._desk.opening(trial.id, reason)))
+        made = self.log.generations[base] if self.log.generation > base else None
+        if made is None or _role(made, trial) == "aborted" or (full and made.live.id != trial.id):
+            raise self._forestalled(trial, "promoted")
+        return await self._until_switched(trial, on_progress, Phase.PROMOTED, made)
+
+    async def pause(self, id: str | None = None, reason: str = "") -> Release:
+        """Keeps the release on trial (`id` or its beginning, when given) at its step, until a promotion resumes it.
+
+        Raises ControlError when it is not on trial, or paused already.
+        """
+        await self.refresh()
+        trial = self._trial(id)
+        self._check_readers()
+        if why := self._paused(trial):
+            raise ControlError(f"the trial of release {trial.id} is {why} already", code="paused")
+        await self._desk.say(Pause(**self._desk.opening(trial.id, reason)))
+        if not self._paused(trial):
+            raise self._forestalled(trial, "paused")
+        return trial
+
+    async def abort(self, id: str | None = None, reason: str = "") -> Release:
+        """Ends a pending release (`id` or its beginning), or the trial of one. Without an id it is the one on trial.
+
+        Raises ControlError when it is neither.
+        """
+        await self.refresh()
+        known = self.log.releases[self._trial(None).id] if id is None else find(self.log, id)
+        if known.standing in _OPEN:
             self._check_readers()
             await self._desk.say(Abort(**self._desk.opening(known.release.id, reason)))
             known = self.log.releases[known.release.id]
             if known.standing is Standing.ABORTED:
                 return known.release
         advice = "; take it back with `penstock rollback`" if known.standing is Standing.ACTIVE else f" ({known.why})"
-        raise ControlError(f"release {known.release.id} is not pending, it is {known.standing}{advice}", code="not-pending")
+        what = f"release {known.release.id} is not pending and not on trial"
+        raise ControlError(f"{what}, it is {known.standing}{advice}", code="not-pending")
+
+    def _paused(self, trial: Release) -> str:
+        """Returns who has paused the trial of a release, and why; "" while it is not paused."""
+        return self.log.releases[trial.id].why if self.log.paused and self.log.tries(trial.id) else ""
+
+    def _forestalled(self, trial: Release, what: str) -> ControlError:
+        known = self.log.releases[trial.id]
+        now = f"it is {known.standing}" + (f", {known.why}" if known.why else "")
+        return ControlError(f"release {trial.id} was not {what}, another message was first: {now}", code="lost")
+
+    def _trial(self, id: str | None) -> Release:
+        """Returns the release on trial. Raises ControlError without one, and when it is not the one that `id` begins."""
+        trial = self.log.candidate
+        if id is not None and (known := find(self.log, id)).release != trial:
+            why = f" ({known.why})" if known.why else ""
+            raise ControlError(f"release {known.release.id} is not on trial, it is {known.standing}{why}", code="no-trial")
+        if trial is None:
+            pending = ", ".join(one.id for one in self.log.pending)
+            raise ControlError("no release is on trial" + (f"; pending: {pending}" if pending else ""), code="no-trial")
+        return trial
+
+    def _check_no_trial(self) -> None:
+        """Raises ControlError while a release is on trial: no reader would accept another one."""
+        if trial := self.log.candidate:
+            name = self.topology.name
+            raise ControlError(
+                f"release {trial.id} by {trial.author} is on trial, and nothing else can be released before that has ended: make it live "
+                f"with `penstock promote {name} --full`, or end it with `penstock abort {name}`",
+                code="on-trial",
+            )
+
+    def _by_the_unit(self, strategy: Strategy) -> Strategy:
+        """Returns the strategy with the unit of the topology. Raises ConfigError for one that names another."""
+        unit = self.topology.releases.unit
+        if not isinstance(strategy, Strategy):
+            raise TypeError(f"strategy is {strategy!r}: give one of penstock.control.strategy, such as Canary((0.05, 0.25)) or Split(0.5)")
+        if isinstance(strategy, Single) or strategy.unit == unit:
+            return strategy
+        if strategy.unit:
+            here = f"its file names {unit!r}" if unit else "its file names none, so it is the record's key"
+            raise ConfigError(f"the unit of a trial is that of the topology: {here}, and the strategy says {strategy.unit!r}")
+        return msgspec.structs.replace(strategy, unit=unit)
 
     # --- the steps -----------------------------------------------------------------------------------------------------
 
@@ -373,16 +483,29 @@ class Operator:
             else:
                 await self._desk.look(min(LOOK_S, max(deadline - clock(), 0.01)))
 
-    async def _until_switched(self, release: Release, on_progress: Watcher) -> Deployed:
-        generation = next(one for one in reversed(self.log.generations) if one.release.id == release.id)
+    async def _until_switched(
+        self, release: Release, on_progress: Watcher, phase: Phase = Phase.ACTIVATED, generation: Generation | None = None
+    ) -> Deployed:
+        """Follows the workers to this generation, by default the last one that a message about the release made."""
+        generation = generation or next(one for one in reversed(self.log.generations) if one.release.id == release.id)
+        role = _role(generation, release)
         clock = asyncio.get_running_loop().time
         deadline = clock() + self.fleet.silence
         while True:
-            now = self._tell(on_progress, Phase.ACTIVATED, release)
+            now = self._tell(on_progress, phase, release)
             behind = {one.name for one in self.fleet.live() if one.generation < generation.number}
             late = tuple(one for one in now if one.worker in behind)
-            if all(one.failed for one in late) or clock() >= deadline:
-                return Deployed(release, changes_of(self.log, release), generation.number, self._seconds(generation), late)
+            hopeless = role != "aborted" and all(one.failed for one in late)  # without it, a worker where it failed may switch
+            if not late or hopeless or clock() >= deadline:
+                return Deployed(
+                    release,
+                    changes_of(self.log, release),
+                    generation.number,
+                    self._seconds(generation),
+                    late,
+                    role,
+                    generation.share if role == "candidate" else None,
+                )
             await self._desk.look(LOOK_S)
 
     def _seconds(self, generation: Generation) -> dict[str, float]:
@@ -404,13 +527,13 @@ class Operator:
         except TimeoutError as error:
             raise TransportUnavailable(f"release {release.id} may be pending: the brokers did not accept its abort") from error
         known = self.log.releases.get(release.id)
-        if known is not None and known.standing in {Standing.ABORTED, Standing.ACTIVE}:
+        if known is not None and known.standing in {Standing.ABORTED, Standing.CANDIDATE, Standing.ACTIVE}:
             self._tell(on_progress, Phase.ABORTED if known.standing is Standing.ABORTED else Phase.ACTIVATED, release)
 
     def _standing(self, release: Release) -> Standing:
-        """Returns PENDING or ACTIVE. Raises ControlError with the result of the release otherwise."""
+        """Returns PENDING, CANDIDATE or ACTIVE. Raises ControlError with the result of the release otherwise."""
         known = self.log.releases[release.id]
-        if known.standing in {Standing.PENDING, Standing.ACTIVE}:
+        if known.standing in {*_OPEN, Standing.ACTIVE}:
             return known.standing
         code = {Standing.ABORTED: "aborted", Standing.SUPERSEDED: "superseded"}.get(known.standing, "lost")
         raise ControlError(f"release {release.id} was {known.standing}: {known.why}", code=code)
@@ -429,6 +552,13 @@ class Operator:
             self._told = progress
             on_progress(progress)
         return progress.stands
+
+
+def _role(generation: Generation, release: Release) -> Literal["live", "candidate", "aborted"]:
+    """Returns what a release is in a generation that a message about it made."""
+    if generation.live.id == release.id:
+        return "live"
+    return "candidate" if generation.candidate is not None else "aborted"
 
 
 def operate(settings: Settings, topology: Topology, act: Callable[[Operator], Awaitable[T]]) -> T:

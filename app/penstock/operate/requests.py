@@ -18,6 +18,7 @@ from penstock.control.log import Standing
 from penstock.control.messages import Release
 from penstock.control.proposal import Change, find
 from penstock.control.rollout import Stand, stands
+from penstock.control.strategy import SINGLE, Strategy
 from penstock.errors import ControlError, PenstockError, TransportError
 from penstock.operate.operator import Deployed, Operator, Progress, Watcher
 from penstock.operate.state import Past, history, past
@@ -35,8 +36,8 @@ AGAIN: Final = 5.0  # seconds before a release is continued whose brokers did no
 class Requested:
     """A release and its state on each worker and service.
 
-    `past.standing` is `pending` while it is made ready; then `active`, and later `superseded`; or `aborted` or `rejected`, and `past.why`
-    has the reasons. `workers` are those that have reported something of it.
+    `past.standing` is `pending` while it is made ready; then `active`, and later `superseded`; or `candidate` while it is on trial; or
+    `aborted` or `rejected`, and `past.why` has the reasons. `workers` are those that have reported something of it.
     """
 
     past: Past
@@ -72,26 +73,29 @@ class Requests:
         await self._stack.aclose()
 
     async def deploy(
-        self, topology: Topology, changes: Mapping[str, Change | str], *, requested_by: str, reason: str = "",
-        min_ready: int | None = None, timeout: float | None = None,
+        self, topology: Topology, changes: Mapping[str, Change | str], *, requested_by: str, strategy: Strategy = SINGLE,
+        reason: str = "", min_ready: int | None = None, timeout: float | None = None,
     ) -> Requested:  # fmt: skip
         """Announces a release with these changes (node -> NAME@VERSION, or Change), and returns; a task waits for it and activates it.
+
+        With another `strategy` than `single` it is on trial then: see `promote`.
 
         Raises ControlError when it could not be announced: nothing changes, no live worker, the key lacks the right; ConfigError for
         unknown nodes and without a trusted key; ModelError and TopologyError for versions that are missing or do not fit.
         """
+        options: dict[str, Any] = {"strategy": strategy, "reason": reason, "min_ready": min_ready, "timeout": timeout}
         return await self._begin(
-            topology,
-            requested_by,
-            lambda operator, watch: operator.deploy(changes, reason=reason, min_ready=min_ready, timeout=timeout, on_progress=watch),
-            timeout,
+            topology, requested_by, lambda operator, watch: operator.deploy(changes, **options, on_progress=watch), timeout
         )
 
     async def rollback(
         self, topology: Topology, to: int | str | None = None, *, requested_by: str, reason: str = "",
         min_ready: int | None = None, timeout: float | None = None,
     ) -> Requested:  # fmt: skip
-        """Announces a release of what an earlier generation bound: the one before, or that of the number or release id. As `deploy`."""
+        """Announces a release of what an earlier generation bound: the one before, or that of the number or release id. As `deploy`.
+
+        While a release is on trial, its trial is ended instead, and that release is returned, aborted; with `to` that is refused.
+        """
         return await self._begin(
             topology,
             requested_by,
@@ -99,8 +103,28 @@ class Requests:
             timeout,
         )
 
+    async def promote(
+        self, topology: Topology, id: str, *, requested_by: str, full: bool = False, resume: bool = False, reason: str = ""
+    ) -> Requested:
+        """Leads a release on trial to its next step, or makes it live after the last one and with `full`; waits for the switch.
+
+        Raises ControlError when it is not on trial, is paused (without `resume`), or the key may not promote it.
+        """
+        async with Operator(self._settings, topology, requested_by=requested_by) as operator:
+            promoted = await operator.promote(id, full=full, resume=resume, reason=reason)
+        return await self.get(topology, promoted.release.id)
+
+    async def pause(self, topology: Topology, id: str, *, requested_by: str, reason: str = "") -> Requested:
+        """Keeps a release on trial at its step. Raises ControlError when it is not on trial or paused already, or the key may not."""
+        async with Operator(self._settings, topology, requested_by=requested_by) as operator:
+            release = await operator.pause(id, reason)
+        return await self.get(topology, release.id)
+
     async def abort(self, topology: Topology, id: str, *, requested_by: str, reason: str = "") -> Requested:
-        """Ends a pending release, also that of another author. Raises ControlError when it is not pending, or the key may not end it."""
+        """Ends a pending release or the trial of one, also that of another author.
+
+        Raises ControlError when it is neither pending nor on trial, or the key may not end it.
+        """
         async with Operator(self._settings, topology, requested_by=requested_by) as operator:
             release = await operator.abort(id, reason)
         return await self.get(topology, release.id)

@@ -5,12 +5,14 @@ from penstock.pipeline.commit import AtLeastOnce, Commit
 from penstock.pipeline.delivery import Delivery, Fixed, Pace, Served
 from penstock.pipeline.ports import Port, Program, Writes, ports, tensors
 from penstock.pipeline.score import Chunk, Pass, Pipeline
+from penstock.pipeline.trial import Candidate, check_beside
 
 __all__ = [
     "Answer",
     "Answered",
     "Answers",
     "AtLeastOnce",
+    "Candidate",
     "Chunk",
     "Commit",
     "Delivery",
@@ -22,6 +24,7 @@ __all__ = [
     "Program",
     "Served",
     "Writes",
+    "check_beside",
     "ports",
     "tensors",
 ]

@@ -49,6 +49,7 @@ from penstock.pipeline.matching import Matching
 from penstock.pipeline.ports import Program
 from penstock.pipeline.remember import Remember
 from penstock.pipeline.score import Chunk, Pass, Pipeline
+from penstock.pipeline.trial import Candidate
 from penstock.settings import Settings
 from penstock.state import States
 from penstock.telemetry import Metrics
@@ -75,12 +76,14 @@ GROUP_SECONDS = 1.0  # a group should take no longer: rebalances and shutdowns w
 
 
 class Served(Protocol):
-    """The active program and its generation."""
+    """The active program, its generation, and what is on trial beside it."""
 
     @property
     def generation(self) -> int: ...
     @property
     def program(self) -> Program: ...
+    @property
+    def candidate(self) -> Candidate | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,7 @@ class Fixed:
 
     program: Program
     generation: int = 0
+    candidate: None = None
 
     def __call__(self) -> Fixed:
         return self
@@ -583,6 +587,7 @@ class Delivery:
                 stage,
                 sink=self._sink,
                 generation=serving.generation,
+                candidate=serving.candidate,
                 chunk_rows=self._pace.chunk_rows,
                 metrics=self.metrics,
                 observers=self._observers,

@@ -20,8 +20,8 @@ from penstock.parcel import Cause, Parcel
 from penstock.record import Header, RecordLike
 
 __all__ = [
-    "EVENT", "ID", "JOIN", "LIVE", "MATCH", "MODELS", "NODE", "OWN", "SCHEMA", "SOURCE", "STAGE", "STAGES", "TRUNCATED", "VARIANT",
-    "Address", "dead_letters", "fitting",
+    "CANDIDATE", "EVENT", "EXPERIMENT", "FELL", "ID", "JOIN", "LIVE", "MATCH", "MODELS", "NODE", "OWN", "PROPENSITY", "SCHEMA", "SOURCE",
+    "STAGE", "STAGES", "TRUNCATED", "VARIANT", "Address", "dead_letters", "fitting",
 ]  # fmt: skip
 
 OWN = "penstock-"  # headers that describe an output; those of an earlier topology are replaced
@@ -30,6 +30,9 @@ TRUNCATED = f"{OWN}truncated"
 STAGE = f"{OWN}stage"
 NODE = f"{OWN}node"
 VARIANT = f"{OWN}variant"
+EXPERIMENT = f"{OWN}experiment"  # the release on trial, of a row that is in the trial
+PROPENSITY = f"{OWN}propensity"  # the probability with which its unit was assigned as it was
+FELL = f"{OWN}fell-back"  # the variant that it was assigned to, and that could not answer
 MODELS = f"{OWN}models"
 JOIN = f"{OWN}join"  # which members of a join were used, and its deadline
 MATCH = f"{OWN}match"  # of a pair: the position of the right event, TOPIC/PARTITION/OFFSET; empty where a left one has no partner
@@ -38,7 +41,8 @@ SOURCE = f"{OWN}source"  # the position of the input
 EVENT = f"{OWN}event"  # behind the first stage: the position at which the event has entered the topology
 STAGES = f"{OWN}stages"  # of a topology that is cut into stages: the generation that each has scored with
 EXCEPTION = "__streams.errors.exception"  # the first of our headers: what precedes it is the record's own
-LIVE = "live"  # the variant of the plan that answers; strategies with several plans name the others
+LIVE = "live"  # the variants: the plan that answers what no other does,
+CANDIDATE = "candidate"  # and the one on trial
 LONGEST = 1024  # characters of a reason, and of an event's id, that a dead letter repeats: it has to fit where its record fitted
 LEAST_PART = 256  # bytes of headers or a key that are small enough to stay, whatever is cut
 

@@ -16,13 +16,14 @@ that the same topology writes, the header of its record, else its position TOPIC
 
 from __future__ import annotations
 
+import logging
 import time
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from operator import attrgetter
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -31,11 +32,31 @@ from penstock.batch import Array, Batch, Failure, Origin, Table
 from penstock.codecs.cloudevents import CONTENT_TYPE, MARK
 from penstock.engine import Execution, Output
 from penstock.engine.observe import Observers
+from penstock.engine.split import ANSWERED, FELL_BACK, NO_UNIT, Split, of_candidate
+from penstock.engine.split import LIVE as LIVE_ARM
 from penstock.errors import EncodeError, InferenceError, RecordError
 from penstock.native import native
 from penstock.parcel import Parcel, chosen
-from penstock.pipeline.letters import EVENT, ID, JOIN, LIVE, MATCH, MODELS, OWN, SOURCE, STAGES, VARIANT, Address, dead_letters, fitting
+from penstock.pipeline.letters import (
+    EVENT,
+    EXPERIMENT,
+    FELL,
+    ID,
+    JOIN,
+    LIVE,
+    MATCH,
+    MODELS,
+    OWN,
+    PROPENSITY,
+    SOURCE,
+    STAGES,
+    VARIANT,
+    Address,
+    dead_letters,
+    fitting,
+)  # fmt: skip
 from penstock.pipeline.ports import Program
+from penstock.pipeline.trial import Candidate, arm_headers
 from penstock.record import Header, Position, RecordLike, Unreadable
 from penstock.state import States
 from penstock.telemetry.metrics import Metrics, NodeMeter
@@ -45,11 +66,16 @@ from penstock.transports.tracker import Partition
 
 __all__ = ["Chunk", "Pass", "Pipeline", "Written"]
 
+logger = logging.getLogger(__name__)
+
 _HEADERS, _KEY = attrgetter("headers"), attrgetter("key")  # with map, they cost half as much as a comprehension
 OFFSET = 19  # digits of the largest offset
 LEAST_LETTER = 16_384  # bytes
 _THERE = "join?.there"  # of records that a join has put together: whether it had an answer
+_OUTCOMES = ("no unit", "live", "candidate", "fell back")  # of a row in a trial, as the metric names them, in the order of its arms
+CHECKED = 16  # rows of a chunk that the live plan has failed on, and that a candidate is tried on
 TRACES = 64  # of earlier stages, whose headers are kept
+_TRIAL = (EXPERIMENT, VARIANT, PROPENSITY, FELL)
 AROUND = 256  # bytes of an output beside its key, its value, and its headers' texts: lengths, counts, the batch's own header
 
 
@@ -100,7 +126,7 @@ class Pass:
 
     __slots__ = ("chunk", "execution", "ids")
 
-    def __init__(self, chunk: Chunk, execution: Execution, ids: list[str] | None) -> None:
+    def __init__(self, chunk: Chunk, execution: Execution | Split, ids: list[str] | None) -> None:
         self.chunk = chunk
         self.execution = execution
         self.ids = ids
@@ -121,8 +147,8 @@ class Written(NamedTuple):
 class Pipeline:
     """One stage of a program, with everything that is the same for all its records made once.
 
-    `generation` is the program's place in the control log, which every output's headers carry. `sink` gives the partition of
-    an output whose key it sets, and the size limit of each topic.
+    `generation` is the program's place in the control log, which every output's headers carry, and `candidate` what is on trial in it.
+    `sink` gives the partition of an output whose key it sets, and the size limit of each topic.
     """
 
     def __init__(
@@ -132,6 +158,7 @@ class Pipeline:
         *,
         sink: Sink,
         generation: int = 0,
+        candidate: Candidate | None = None,
         chunk_rows: int = 256,
         metrics: Metrics | None = None,
         observers: Observers | None = None,
@@ -148,17 +175,25 @@ class Pipeline:
         self.matches = isinstance(gather, Matched)
         self.remembers = frozenset(gather.remembers if isinstance(gather, Matched) else windows)
         self._generation = generation
-        self._meter = NodeMeter({node.name: self.metrics.node(node.name, node.version) for node in self.stage.nodes})
+        cells = {node.name: self.metrics.node(node.name, node.version) for node in self.stage.nodes}
+        self._candidate = candidate
+        self._divided = None if candidate is None else candidate.beside(program.plan, stage)
+        if self._divided is not None and candidate is not None:
+            cells |= {of_candidate(node.name): self.metrics.node(node.name, node.version) for node in self._divided.candidate.nodes}
+            self._read_by_candidate = candidate.program.ports[stage]
+        self._meter = NodeMeter(cells)
         self._sink = sink
         self._topology = program.plan.topology
-        versions = ",".join(f"{node}={version}" for node, version in program.plan.versions.items())
         self._about: tuple[Header, ...] = (
             (f"{OWN}topology", self._topology.encode()),
             (f"{OWN}generation", b"%d" % generation),
-            (MODELS, versions.encode()),
-            *([(STAGES, f"{stage}={generation}".encode())] if program.staged else []),
+            *(said := _scored_with(program, stage, generation)),
         )
-        self._traces: dict[_Trace, tuple[Header, ...]] = {}
+        # The headers about an output that differ by the arm of its row.
+        self._arms: tuple[tuple[Header, ...], ...] = ()
+        if self._divided is not None and candidate is not None:
+            self._arms = arm_headers(candidate, (said, _scored_with(candidate.program, stage, generation)))
+        self._traces: dict[tuple[_Trace, int | None], tuple[Header, ...]] = {}
         about = (*self._about, (VARIANT, LIVE.encode()))
         self._letters = Address(self.port.source.dead_letter, about)
         self._letters_of = {topic: Address(one.source.dead_letter, about) for topic, one in self.port.inputs.items()}
@@ -190,7 +225,7 @@ class Pipeline:
         events = [_trace(headers)[1][0][1] or b"" for headers in map(_HEADERS, chunk.records)] if self._recognises else None
         batch = self.port.decode(chunk.records) if len(self.stage.wired.inputs) == 1 else self._gathered_before(chunk)
         batch = batch.with_origin(Origin(chunk.records, chunk.places, events, chunk.recalled))
-        passing = Pass(chunk, Execution(self.stage, batch, states), self._identify(batch, chunk))
+        passing = Pass(chunk, self._execution(batch, chunk, states), self._identify(batch, chunk))
         self.metrics.decode_seconds.inc(time.perf_counter() - began)
         if skipped := chunk.rows - batch.size - len(batch.failures):
             self.metrics.skipped.inc(skipped)
@@ -200,6 +235,20 @@ class Pipeline:
         """Steps 2 to 5. `isolate` as in `engine.Execution`: after InferenceError, a second call continues where it was raised."""
         batch = self._execute(passing, isolate=isolate)  # 2
         began = time.perf_counter()
+        parcels, failures = self._written(passing)
+        if isinstance(tried := passing.execution, Split):
+            while failures and tried.fall_back(failures):
+                parcels, failures = self._written(passing)
+            batch = tried.batch
+            self._count_trial(tried, passing.chunk, failures)
+        if failures:
+            parcels += self._bury(passing, failures)  # 5
+        self._count(batch, failures, began, tried if isinstance(tried, Split) else None)
+        return parcels
+
+    def _written(self, passing: Pass) -> tuple[list[Parcel], list[Failure]]:
+        """Steps 3 and 4: what can be written of a chunk that was executed, and what failed, then or before."""
+        batch = passing.execution.batch
         failures = [*batch.failures]
         parcels: list[Parcel] = []
         for output in self.stage.outputs:
@@ -210,10 +259,7 @@ class Pipeline:
                 failures += large
                 if len(fitting):
                     parcels.append(fitting)
-        if failures:
-            parcels += self._bury(passing, failures)  # 5
-        self._count(batch, failures, began)
-        return parcels
+        return parcels, failures
 
     def answer(self, passing: Pass, *, columns: bool = False) -> tuple[list[Written], list[Failure]]:
         """Steps 2 and 3, for a caller that waits: what was written to each output of the stage, in their order, and what failed.
@@ -241,8 +287,37 @@ class Pipeline:
         self.metrics.execute_seconds.inc(time.perf_counter() - began)
         return batch
 
-    def _count(self, batch: Batch, failures: Sequence[Failure], began: float) -> None:
-        """Notes what became of the chunk, and shows it to the observers."""
+    def _count_trial(self, tried: Split, chunk: Chunk, failures: Sequence[Failure]) -> None:
+        """Counts the rows of a chunk by what became of them in the trial."""
+        assert self._candidate is not None, "nothing else divides a stage"
+        tally, arms = self._candidate.tally, tried.arms
+        answered = np.bincount(arms - NO_UNIT, minlength=len(_OUTCOMES)).tolist()
+        if failures:
+            lost = np.unique([one.row for one in failures])
+            failed = np.bincount(arms[lost] - NO_UNIT, minlength=len(_OUTCOMES)).tolist()
+            answered = [both - no for both, no in zip(answered, failed, strict=True)]
+            # The first ones stand for all: in a flood of bad rows, the candidate must not take longer than the live plan.
+            if some := lost[arms[lost] == LIVE_ARM][:CHECKED].tolist():
+                tally.live_failed += tally.count(tried.units_of(self._writable(tried.by_candidate(some))))
+        for outcome, rows in zip(_OUTCOMES, answered, strict=True):
+            if rows:
+                self.metrics.trial_rows.labels(outcome).inc(rows)
+        tally.answered += answered[ANSWERED - NO_UNIT]
+        if fell := answered[FELL_BACK - NO_UNIT]:
+            tally.lost += fell
+            tally.failed += tally.count(tried.units_of({*np.flatnonzero(arms == FELL_BACK).tolist()} - {one.row for one in failures}))
+        if tried.errors and not tally.example:
+            row, error = next(iter(tried.errors.items()))
+            tally.example = f"{chunk.position(row)}: {error.where}: {error}"
+            logger.warning("a row was answered by the live plan, because the candidate could not: %s", tally.example)
+
+    def _writable(self, batch: Batch) -> set[int]:
+        """Returns the numbers of the rows that all outputs can be written of."""
+        bad = {one.row for output in self.stage.outputs for one in self._encode(output, batch).failures}
+        return {*(range(batch.size) if batch.rows is None else batch.rows.tolist())} - bad
+
+    def _count(self, batch: Batch, failures: Sequence[Failure], began: float, tried: Split | None = None) -> None:
+        """Notes what became of the chunk, and shows it to the observers: where something is on trial, what the live plan has answered."""
         if len(failures) > len(batch.failures):
             blamed = {
                 one.row: one.error.where for one in reversed(failures[len(batch.failures) :]) if isinstance(one.error, InferenceError)
@@ -251,7 +326,8 @@ class Pipeline:
         self._meter.count()
         self.metrics.encode_seconds.inc(time.perf_counter() - began)
         if self.observers:
-            self.observers.saw(self.stage, batch, failures, generation=self._generation)
+            shown = batch if tried is None else tried.by_live
+            self.observers.saw(self.stage, shown, failures, generation=self._generation)
 
     def paired(self, chunk: Chunk, batch: Batch) -> Pass:
         """Returns rows that a match has put together as if they had been decoded, with the ids of their left events."""
@@ -259,9 +335,18 @@ class Pipeline:
 
     def gathered(self, chunk: Chunk, batch: Batch, ids: list[str] | None) -> Pass:
         """Returns rows that a join has put together as if they had been decoded. `ids` None: each is the record's position."""
-        return Pass(
-            chunk, Execution(self.stage, batch.with_origin(Origin(chunk.records, chunk.places, recalled=_whole(batch, chunk)))), ids
-        )
+        whole = batch.with_origin(Origin(chunk.records, chunk.places, recalled=_whole(batch, chunk)))
+        return Pass(chunk, self._execution(whole, chunk), ids)
+
+    def _execution(self, batch: Batch, chunk: Chunk, states: States | None = None) -> Execution | Split:
+        if self._divided is None:
+            return Execution(self.stage, batch, states)
+        hopeless = self._candidate is not None and self._candidate.tally.hopeless
+        return Split(self._divided, batch, chunk.rows, states, lambda rows: self._again(chunk, rows), hopeless=hopeless)
+
+    def _again(self, chunk: Chunk, rows: Sequence[int]) -> Batch:
+        """Returns records as the candidate reads them."""
+        return self._read_by_candidate.decode(_inputs(chunk.records, rows)).placed(rows, {})
 
     def knows(self, chunk: Chunk) -> bool:
         """Whether `begin` finds the columns of the chunk: those that a join has put together are not in its records, but recalled."""
@@ -380,7 +465,7 @@ class Pipeline:
         chunk, topic = passing.chunk, output.emit.sink.topic
         if rows is None and keys is None and len(chunk.places) == 1:
             place = chunk.places[0][:2]
-            yield self._parcel(topic, place[1], place, chunk.records, values, None, passing.ids), range(len(values))
+            yield self._parcel(topic, place[1], place, chunk.records, values, None, passing.ids, self._arms_of(passing)), range(len(values))
             return
         groups: dict[tuple[int, int], list[int]] = {}
         runs = [run for run, (_, _, count) in enumerate(chunk.places) for _ in range(count)]
@@ -394,7 +479,15 @@ class Pipeline:
             inputs = _inputs(chunk.records, those)
             own = None if keys is None else [keys[at] for at in ats]
             ids = None if passing.ids is None else [passing.ids[number] for number in those]
-            yield self._parcel(topic, partition, chunk.places[run][:2], inputs, chosen(values, ats), own, ids), those
+            arms = self._arms_of(passing, those)
+            yield self._parcel(topic, partition, chunk.places[run][:2], inputs, chosen(values, ats), own, ids, arms), those
+
+    def _arms_of(self, passing: Pass, rows: Sequence[int] | None = None) -> list[int] | None:
+        """Returns the arm of each row, by default of all records; None where nothing is on trial."""
+        if not isinstance(passing.execution, Split):
+            return None
+        arms = passing.execution.arms
+        return cast(list[int], (arms if rows is None else arms[np.asarray(rows, np.intp)]).tolist())
 
     def _parcel(
         self,
@@ -405,36 +498,55 @@ class Pipeline:
         values: Sequence[bytes],
         keys: Sequence[bytes] | None,
         ids: Sequence[str] | None,
+        arms: Sequence[int] | None,
     ) -> Parcel:
         passing = _passing if self.port.events is None else _passing_events
         bare = isinstance(inputs, Table) or not any(map(_HEADERS, inputs))  # the rows of a table have no headers
         extra = None if bare else [passing(headers) for headers in map(_HEADERS, inputs)]
-        about = self._about
+        about, variants, which = self._about, self._arms, arms
         if self.port.behind and extra is not None:
-            found = [_trace(headers) for headers in map(_HEADERS, inputs)]
+            found = [_trace(headers, arms is None) for headers in map(_HEADERS, inputs)]
             traces = {trace for trace, _ in found}
-            if len(traces) == 1:
-                about = self._along(*traces)
+            if len(traces) == 1 and arms is None:
+                (trace,) = traces
+                about = self._along(trace, None)
                 extra = [[*event, *own] for (_, event), own in zip(found, extra, strict=True)]
-            else:  # a release has become active in an earlier stage
-                about = self._about[:2]
-                extra = [[*self._along(trace)[2:], *event, *own] for (trace, event), own in zip(found, extra, strict=True)]
+            else:  # a release has become active in an earlier stage, or one is on trial in this one
+                about, variants, which = self._about[:2], (), None
+                said: Sequence[int | None] = [None] * len(found) if arms is None else arms
+                extra = [[*self._along(trace, arm)[2:], *event, *own] for (trace, event), arm, own in zip(found, said, extra, strict=True)]
+        elif arms is not None:
+            about = self._about[:2]
         if self.matches and extra is not None:
             extra = [[(MATCH, dict(headers)[MATCH]), *own] for headers, own in zip(map(_HEADERS, inputs), extra, strict=True)]
         if (mark := self.port.writes.get(topic)) is not None:
             about = (*about, mark)
         origin = SOURCE, f"{place[0]}/{place[1]}/".encode()
-        return Parcel(topic, partition, inputs, values, keys, about, origin, (ID, f"{place[0]}:{place[1]}:"), ids, extra)
+        return Parcel(
+            topic,
+            partition,
+            inputs,
+            values,
+            keys,
+            about,
+            origin,
+            (ID, f"{place[0]}:{place[1]}:"),
+            ids,
+            extra,
+            variants=variants,
+            which=which,
+        )
 
-    def _along(self, trace: _Trace) -> tuple[Header, ...]:
+    def _along(self, trace: _Trace, arm: int | None) -> tuple[Header, ...]:
         """Returns the headers about an output, with what the earlier stages have said of themselves."""
-        found = self._traces.get(trace)
+        found = self._traces.get((trace, arm))
         if found is None:
             if len(self._traces) >= TRACES:
                 self._traces.clear()
-            (topology, generation, (_, models), (_, stages)) = self._about
+            (topology, generation, *others) = self._about
+            ((_, models), (_, stages), *trial) = others if arm is None else self._arms[arm]
             joined = [b",".join(filter(None, (before, own))) for before, own in zip(trace, (models, stages), strict=True)]
-            found = self._traces[trace] = (topology, generation, (MODELS, joined[0]), (STAGES, joined[1]))
+            found = self._traces[trace, arm] = (topology, generation, (MODELS, joined[0]), (STAGES, joined[1]), *trial)
         return found
 
     # -- 5 ---------------------------------------------------------------------------------------------------------
@@ -518,6 +630,7 @@ def _weight(parcel: Parcel) -> int:
         weight += (len(title) + len(place) + OFFSET) * len(parcel)  # both begin with the input topic's name, which may be long
     if parcel.ids is not None:
         weight += 4 * sum(map(len, parcel.ids))  # a character of UTF-8 has at most four bytes
+    weight += max((sum(len(name) + len(value or b"") + 10 for name, value in one) for one in parcel.variants), default=0) * len(parcel)
     if parcel.extra is not None:
         weight += sum(4 * len(name) + len(value or b"") + 10 for headers in parcel.extra for name, value in headers)
     return weight
@@ -534,11 +647,20 @@ def _weigh(parcel: Parcel) -> int:
     return sum(map(len, filter(None, parcel.values))) + sum(map(len, filter(None, keys)))
 
 
-def _trace(headers: Sequence[Header]) -> tuple[_Trace, list[Header]]:
-    """Returns the models and the stages that earlier stages name, and the headers with where the event entered and how it was joined."""
+def _scored_with(program: Program, stage: str, generation: int) -> tuple[Header, ...]:
+    """Returns the headers that name the versions of a program."""
+    versions = ",".join(f"{node}={version}" for node, version in program.plan.versions.items())
+    return (MODELS, versions.encode()), *([(STAGES, f"{stage}={generation}".encode())] if program.staged else [])
+
+
+def _trace(headers: Sequence[Header], trial: bool = True) -> tuple[_Trace, list[Header]]:
+    """Returns the models and the stages that earlier stages name, and the headers with where the event entered and how it was joined.
+
+    With `trial`, also how an earlier stage has assigned it.
+    """
     said = dict(headers)
     event: list[Header] = [(EVENT, said.get(EVENT) or said.get(SOURCE) or b"")]
-    event += [(name, said[name]) for name in (JOIN, MATCH) if name in said]
+    event += [(name, said[name]) for name in (JOIN, MATCH, *(_TRIAL if trial else ())) if name in said]
     return (said.get(MODELS) or b"", said.get(STAGES) or b""), event
 
 

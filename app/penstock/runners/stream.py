@@ -71,6 +71,7 @@ class _FromFile(Serving):
     """The bindings of the topology file, used without releases."""
 
     program: Program
+    candidate: None = None
 
 
 class StreamRunner:

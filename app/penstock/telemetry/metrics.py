@@ -121,6 +121,12 @@ class Metrics:
         "Failed checks of the live plan: golden records, recent rows, or parts of another release.",
         unit="checks",
     )
+    trial_rows: Labelled[Counter] = _counter(
+        "Rows while a candidate is on trial, by who has answered: live, candidate, live for a candidate that could not (fell back), or "
+        "live because the row has no unit (no unit).",
+        unit="rows",
+        labels=("outcome",),
+    )
     guard_failures: Counter = _counter("Rows that failed in a new generation and that the one before it scores.", unit="rows")
 
     observed: Labelled[Counter] = _counter("Chunks shown to an observer.", unit="chunks", labels=("observer",))

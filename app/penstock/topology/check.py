@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import Final
 
 from penstock.errors import Problem, TopologyError
 from penstock.expressions import Graph
@@ -148,11 +149,14 @@ def _check_language(where: str, one: Source | Sink, schema: Schema, report: Repo
         report.add(one.at("schema"), message, "name a file FILE.schema.json, or write avro-confluent")
 
 
+UNITS: Final = ("string", "enum", "int", "long")  # the kinds of a field that names something: an event, or what is assigned as a whole
+
+
 def check_events(where: str, source: Source, schema: Schema, report: Report) -> None:
     """Reports what is wrong between a source, or a table, and its schema; `where` names it."""
     _check_language(where, source, schema, report)
     for key, name, kinds, fix in (
-        ("id", source.id, ("string", "enum", "int", "long"), "an id is a string or a whole number"),
+        ("id", source.id, UNITS, "an id is a string or a whole number"),
         ("time", source.time, ("timestamp", "long"), "an event time is a timestamp, or a long in ms"),
     ):
         if name is None:
@@ -306,13 +310,27 @@ class _Graph:
             )
             for sink in sinks
         ]
-        id = feeder.id()
+        id, unit = feeder.id(), feeder.unit(self.topology.releases.unit)
+        if any(self.topology.model_node(node.name) for node in nodes):
+            self._check_unit(source, schemas[source.name])
         match = self.topology.match(source.name)
         gather = None if match is None else ask(match, self.topology, schemas, feeder.columns)
         least = _lengths([part for step in steps for feed in step.feeds for part in feed.parts], emits)
         steps = [replace(step, least=tuple(least.get(column, 0) for column in step.columns)) for step in steps]
-        stage = Stage(source.name, (Input(source, feeder.columns.all(), id),), tuple(steps), tuple(emits))
+        stage = Stage(source.name, (Input(source, feeder.columns.all(), id, unit=unit),), tuple(steps), tuple(emits))
         return stage if gather is None else divided(stage, gather, self.topology)
+
+    def _check_unit(self, source: Source, schema: Schema) -> None:
+        """Reports what is wrong with the unit of trials in the events of a source that a model reads."""
+        releases = self.topology.releases
+        if not releases.unit:
+            return
+        field, where = schema.field(releases.unit), f"releases.unit: the source {source.name!r}, which a model reads,"
+        if field is None:
+            self.report.add(releases.at("unit"), f"{where} has no field {releases.unit!r}", closest(releases.unit, [schema]))
+        elif field.kind not in UNITS:
+            message = f"{where} has the field {releases.unit!r} of kind {field.kind}"
+            self.report.add(releases.at("unit"), message, "a unit is a string or a whole number")
 
     def _outputs(self, node: Node, asked: Iterable[Target | None]) -> tuple[Tensor, ...]:
         signature = self.names.signatures.get(node.name)

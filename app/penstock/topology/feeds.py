@@ -110,7 +110,14 @@ class Feeder:
 
     def id(self) -> str | None:
         """The column of the events' ids: the source's `id` field as it is, null where it is null. The default of CloudEvents is `ce`."""
-        path = self.source.id or ("ce" if self.source.envelope == "cloudevents" else None)
+        return self._as_it_is(self.source.id or ("ce" if self.source.envelope == "cloudevents" else None))
+
+    def unit(self, path: str) -> str | None:
+        """The column of the field by which events are assigned while a release is on trial, null where it is null; None without one."""
+        return self._as_it_is(path or None)
+
+    def _as_it_is(self, path: str | None) -> str | None:
+        """Adds a field as it is, and returns its column; None for one that the schema lacks, or that is no single value."""
         field = self.schema.field(path) if path is not None else None
         if field is None or field.items is not None or not field.dtype:
             return None

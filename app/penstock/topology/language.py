@@ -185,6 +185,10 @@ _RELEASES: Final = Keys(
         "signatures": Key(Choice(("off", "warn", "require")), "Whether models must carry an OpenSSF signature.", default="off"),
         "on_invalid": Key(Choice(("report", "rollback")), "What happens when a generation fails its guard or check.", default="report"),
         "check_every": Key(Whole(0, 86_400), "Seconds between two checks of the live models; 0 for never.", default=60),
+        "unit": Key(
+            FIELD_TEXT,
+            "The field by whose value events are assigned as a whole while a release is on trial; the record's key when omitted.",
+        ),
         "control": Key(TOPIC_NAME, "The topic with the releases; <application>.<topology>.control when omitted."),
         "status": Key(TOPIC_NAME, "The topic where workers report their state; <application>.<topology>.status when omitted."),
     }

@@ -393,13 +393,15 @@ class Releases(Entry):
     """How models are swapped while the stream runs.
 
     `signatures` sets whether models must be signed, `on_invalid` what happens when a live generation fails its guard or its periodic
-    check, and `check_every` the seconds between two checks (0: never). `control` and `status` are topics, "" when the file does not
-    name one: the default contains the application's name, which is a setting.
+    check, and `check_every` the seconds between two checks (0: never). `unit` is the field by whose value events are assigned while a
+    release is on trial, "" for the record's key. `control` and `status` are topics, "" when the file does not name one: the default
+    contains the application's name, which is a setting.
     """
 
     signatures: Literal["off", "warn", "require"] = "off"
     on_invalid: Literal["report", "rollback"] = "report"
     check_every: int = 60
+    unit: str = ""
     control: str = ""
     status: str = ""
 

@@ -228,7 +228,7 @@ class _Pieces:
         """Returns the input with the columns that a stage at the source reads, its event's id, and what it gathers its rows by."""
         gather = self.stage.gather
         by = {*gather.by[0], *gather.by[1], *gather.times} if isinstance(gather, Matched) else set()
-        return replace(one, columns=tuple(column for column in one.columns if column.name in {*reads, *by, one.id}))
+        return replace(one, columns=tuple(column for column in one.columns if column.name in {*reads, *by, one.id, one.unit}))
 
     def _with_gaps(self, emit: Emit, inputs: Sequence[Input], gather: Joined) -> Emit:
         """Returns the emit with null where it writes what only a member has that may be missing."""

@@ -138,13 +138,15 @@ class Emit:
 class Input:
     """One topic that a stage reads: its source, the columns that its events are decoded into, and which of these is their id.
 
-    `behind` is the materialised node whose stage writes the topic; "" of a source of the file.
+    `behind` is the materialised node whose stage writes the topic; "" of a source of the file. `unit` is the column of what is assigned
+    as a whole while a release is on trial.
     """
 
     source: Source
     columns: tuple[Column, ...]
     id: str | None = None
     behind: str = ""
+    unit: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

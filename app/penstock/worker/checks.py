@@ -37,7 +37,7 @@ from penstock.transports.base import Sink
 from penstock.worker.proof import Trial, slices
 from penstock.worker.recent import Kept
 
-__all__ = ["Live", "Probe", "Validity", "strangers", "take_back"]
+__all__ = ["Live", "Probe", "Validity", "end_trial", "strangers", "take_back"]
 
 logger = logging.getLogger(__name__)
 
@@ -186,12 +186,26 @@ async def take_back(settings: Settings, topology: Topology, generation: int, why
         async with Operator(settings, topology) as operator:
             if operator.unchecked:
                 logger.warning("%s", operator.unchecked)
-            if operator.log.generation == generation and operator.log.generations[-1].release.restores is not None:
+            if operator.log.generation == generation and operator.log.generations[-1].live.restores is not None:
                 logger.error("generation %d is invalid, and it is a rollback: a person must decide", generation)
                 return False
-            proposal = await operator.propose_rollback(generation - 1)
+            if operator.log.candidate is not None and operator.log.generation == generation:
+                await operator.abort(operator.log.candidate.id, why[:1000])  # nothing can be rolled back while it is on trial
+                return True
+            proposal = await operator.propose_rollback()
             if proposal.base == generation:  # else another release was first
                 await operator.carry_out(proposal, reason=why[:1000])
     except PenstockError as error:  # another worker or the operator was first; else the next check tries again
         logger.warning("this worker did not roll back: %s", error)
+    return True
+
+
+async def end_trial(settings: Settings, topology: Topology, release: str, why: str) -> bool:
+    """Aborts the release, if it is still on trial. Returns whether a later try may help."""
+    try:
+        async with Operator(settings, topology) as operator:
+            if operator.log.candidate is not None and operator.log.candidate.id == release:
+                await operator.abort(release, why[:1000])
+    except PenstockError as error:  # another worker or the operator was first; else the next look tries again
+        logger.warning("this worker did not end the trial: %s", error)
     return True

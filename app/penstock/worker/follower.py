@@ -35,13 +35,14 @@ from penstock.telemetry import Metrics
 from penstock.transports.base import Sink
 from penstock.transports.kafka.connection import aiokafka_arguments, patience_of
 from penstock.transports.kafka.journal import Writer
-from penstock.worker.checks import Validity, take_back
+from penstock.worker.checks import Validity, end_trial, take_back
 from penstock.worker.following import Following
 from penstock.worker.guard import Guard
 from penstock.worker.preparation import Prove
 from penstock.worker.proof import prove, run_pairs
 from penstock.worker.recent import Recent
 from penstock.worker.report import Reporter
+from penstock.worker.trial import TrialGuard
 
 __all__ = ["Follower"]
 
@@ -75,6 +76,7 @@ class Follower(Following):
             sink=lambda: self.sink,
             metrics=metrics,
         )
+        self._trial_guard = TrialGuard(self._on_trial, say=self._say_trial, act=self._take_back)
         self._started = timestamp()
         share = loaded.share
         self._stage, self._stages = ("", []) if share is None else (share.process, list(share.processes))
@@ -94,6 +96,7 @@ class Follower(Following):
         yield from super()._duties()
         yield self.reporter.run()
         yield self._guard.run()
+        yield self._trial_guard.run()
         if self._loaded.topology.releases.check_every:
             yield self._check_forever(self._loaded.topology.releases.check_every)
 
@@ -104,8 +107,8 @@ class Follower(Following):
     def _changed(self) -> None:
         self.reporter.changed()
 
-    def _switched(self) -> None:
-        if self.deployment.previous is not None and self._settings.guard_seconds:
+    def _switched(self, replaced: bool) -> None:
+        if replaced and self.deployment.previous is not None and self._settings.guard_seconds:
             self._guard.begin(self.deployment.generation, self.deployment.previous)
 
     async def caught_up(self) -> None:
@@ -155,7 +158,8 @@ class Follower(Following):
         if not why:
             return "; ".join([str(proof), *(f"nodes.{node}: {pair}" for node, pair in pairs.items())])
         generations = self.folding.log.generations
-        if release.restores is not None or (generations and generations[-1].release.id == release.id):
+        newest = {one.id for each in generations[-1:] for one in (each.live, each.candidate) if one is not None}
+        if release.restores is not None or release.id in newest:
             logger.warning("release %s is made ready all the same: %s", release.id, why)
             return why
         raise ControlError(f"{State.PROVING}: {why}. The release changes {', '.join(changed)}: {advice}", code="proof")
@@ -176,9 +180,9 @@ class Follower(Following):
                 await self._invalid(serving.generation, failures[0])
 
     def _activated(self, generation: int) -> Release | None:
-        """Returns the release of a generation; None for generation 0, and while the log does not have it."""
+        """Returns the release that answers in a generation; None for generation 0, and while the log does not have it."""
         generations = self.folding.log.generations
-        return generations[generation - 1].release if self.folding.whole and 0 < generation <= len(generations) else None
+        return generations[generation - 1].live if self.folding.whole and 0 < generation <= len(generations) else None
 
     async def _invalid(self, generation: int, why: str) -> bool:
         """Carries out `on_invalid`. Returns whether to try again, should the generation stay live."""
@@ -193,6 +197,20 @@ class Follower(Following):
         advice = "this worker takes it back" if back else f"`penstock rollback {name}` takes it back"
         self.problems.say("guard", f"{what}; {advice}" if bad else what)
         self.reporter.changed()
+
+    def _say_trial(self, what: str) -> None:
+        """Sets the problem that the guard of a trial has found, with advice; "" clears it."""
+        name, back = self._loaded.topology.name, self._loaded.topology.releases.on_invalid == "rollback"
+        advice = "this worker takes it back" if back else f"`penstock abort {name}` takes it back"
+        self.problems.say("trial", what and f"{what}; {advice}")
+        self.reporter.changed()
+
+    async def _take_back(self, release: str, why: str) -> bool:
+        """Ends a trial, where `on_invalid` asks for it. Returns whether to try again, should it go on."""
+        topology = self._loaded.topology
+        if topology.releases.on_invalid != "rollback":
+            return False
+        return await end_trial(self._settings, topology, release, f"{self.worker}: {why}")
 
     # -- what is reported --------------------------------------------------------------------------------------------
 
@@ -211,7 +229,9 @@ class Follower(Following):
             ready=self.ready() and not self._stopping,
             models=dict(current.plan.versions),
             partitions=self.places(),
-            releases=[Progress(id=id, state=one.state, detail=one.detail[:PROSE], since=one.since) for id, one in self.cases.known.items()],
+            releases=[
+                Progress(id=id, state=one.state, detail=one.detail[:PROSE], since=one.since) for id, one in self.cases.known.items() if id
+            ],
             refused=dict(log.refused + log.ignored),
             refusals=[
                 Refused(offset=one.offset, code=one.code, why=one.why)

@@ -17,7 +17,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Self
 
@@ -25,13 +25,17 @@ from penstock import runtime
 from penstock.binding import Binding, same
 from penstock.control.cases import Cases, Effect, End, Now, Prepare, Retry, Scoring, Switch, Warn, behind, reconcile
 from penstock.control.lifecycle import State
+from penstock.control.log import Generation
 from penstock.control.messages import Release, timestamp
+from penstock.control.proposal import differences
+from penstock.control.strategy import Single, kind_of
 from penstock.control.topics import Topics
 from penstock.control.trust import Judge, Trust
-from penstock.engine import Deployment, Serving
-from penstock.errors import PenstockError, Stopped, TransportError, TransportUnavailable
+from penstock.engine import Deployment, Router, Serving
+from penstock.errors import ControlError, ModelMismatch, PenstockError, Stopped, TransportError, TransportUnavailable
 from penstock.model.artifact import Artifact
-from penstock.pipeline import Program
+from penstock.pipeline import Candidate, Program, check_beside
+from penstock.pipeline.trial import Tally
 from penstock.runtime import Loaded
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
@@ -51,17 +55,19 @@ logger = logging.getLogger(__name__)
 
 WAIT_MS: Final = 200  # a request for the end of the log, at each assignment, waits behind an open fetch
 PAUSE: Final = 5.0  # seconds before a control topic that could not be read is read again
+_OTHERS: Final = "others"  # the id of generation 0, where it is not what a trial began on: no release has it
 CONFIRM: Final = 2.0  # seconds between two questions whether the log is read to its end
 ANSWER: Final = 5.0  # seconds for the answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served(Serving):
-    """A live plan, its bindings, and its model versions."""
+    """A plan that scores, its bindings, and its model versions. A live one has the candidate that is on trial beside it."""
 
     program: Program
     bindings: Mapping[str, Binding]
     artifacts: Mapping[str, Artifact]
+    candidate: Candidate | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,8 +195,8 @@ class Following:
     def _changed(self) -> None:
         """Something that is reported has changed."""
 
-    def _switched(self) -> None:
-        """The deployment is another one."""
+    def _switched(self, replaced: bool) -> None:
+        """The deployment is another one; `replaced` says whether another release answers in it."""
 
     def _confirms(self) -> None:
         """The log was just confirmed to be read to its end."""
@@ -214,12 +220,17 @@ class Following:
             self._keys.refuse_to_fall_back(log.refused["unknown-key"], self.topics.control, self.from_file)
             self.deployment = Deployment(await self._from_the_file())
         else:
-            release = log.generations[-1].release
-            self.deployment = Deployment(served(log.generation, release, await self._beside.prepare(release)))
-            self._compare_with_the_file(release.bindings)
+            newest = log.generations[-1]
+            for release in filter(None, (newest.live, newest.candidate)):
+                self._plans[release.id] = await self._beside.prepare(release)
+            if newest.candidate is not None:
+                self._check_trial(newest.candidate, self._plans[newest.candidate.id])
+            self.deployment = Deployment(*self._made(newest))
+            self._compare_with_the_file(newest.live.bindings)
             self._jobs.put_nowait(self._prune)
         self._metrics.generation.set(self.deployment.generation)
-        logger.info("generation %d is live", self.deployment.generation, extra=dict(self.deployment.primary.plan.versions))
+        what = f": {_told(log.generations[-1])}" if log.generations else ""
+        logger.info("generation %d is live%s", self.deployment.generation, what, extra=dict(self.deployment.primary.plan.versions))
         self._decide()
 
     async def _from_the_file(self) -> Served:
@@ -299,8 +310,19 @@ class Following:
     # -- effects of the log ------------------------------------------------------------------------------------------
 
     def _scoring(self) -> Scoring:
-        current, previous = self.deployment.primary, self.deployment.previous
-        return Scoring(current.generation, current.release, previous.release if previous else "")
+        current, trial, previous = self.deployment.primary, self.deployment.trial, self.deployment.previous
+        return Scoring(
+            current.generation,
+            _OTHERS if self._strange() else current.release,
+            previous.release if previous else "",
+            trial.release if trial else "",
+            current.candidate.router.share if current.candidate else 0.0,
+        )
+
+    def _strange(self) -> bool:
+        """Whether the topology file binds something else here than where a trial began on it: an alias may have moved."""
+        current, newest = self.deployment.primary, self.folding.log.generations[-1:]
+        return not current.release and any(not one.live.id and not same(one.live.bindings, current.bindings) for one in newest)
 
     def _behind(self) -> bool:
         return behind(self.folding.log, self.cases, self._scoring())
@@ -318,8 +340,8 @@ class Following:
         match effect:
             case Prepare(release):
                 self._jobs.put_nowait(partial(self._prepare, release))
-            case Switch(release, generation):
-                self._switch(release, generation)
+            case Switch(generation):
+                self._switch(generation)
             case End(release, state, why):
                 self._plans.pop(release.id, None)
                 if release.id == self.cases.preparing:
@@ -332,15 +354,52 @@ class Following:
                     self._retry.cancel()
                 self._retry = asyncio.get_running_loop().call_later(max(at - time.monotonic(), 0), self._jobs.put_nowait, self._look_again)
 
-    def _switch(self, release: Release, generation: int) -> None:
-        self.deployment = self.deployment.followed_by(served(generation, release, self._plans.pop(release.id)))
-        self._switched()
+    def _switch(self, to: Generation) -> None:
+        before = self.deployment
+        self.deployment = before.followed_by(*self._made(to))
+        self._switched(self.deployment.primary.release != before.primary.release)
         self._jobs.put_nowait(self._prune)
         self._metrics.swaps.inc()
-        self._metrics.generation.set(generation)
+        self._metrics.generation.set(to.number)
         self._metrics.retain_nodes({pair for one in self.deployment.loaded for pair in one.plan.versions.items()})
         versions = dict(self.deployment.primary.plan.versions)
-        logger.info("generation %d is live: %s", generation, release.reason or "no reason given", extra=versions)
+        logger.info("generation %d is live: %s", to.number, _told(to), extra=versions)
+
+    def _made(self, of: Generation) -> tuple[Served, Served | None]:
+        """Returns the plans of a generation, of those that are ready or loaded."""
+        live = served(of.number, of.live, self._taken(of.live))
+        self.problems.say("beside")
+        if of.candidate is None:
+            return live, None
+        trial = served(of.number, of.candidate, self._taken(of.candidate))
+        candidate = self._candidate(of.candidate, trial.program, live.bindings, of.share)
+        try:
+            check_beside(live.program, candidate)
+        except ModelMismatch as error:  # what is live was not ready when the candidate was checked
+            self.problems.say("beside", f"this worker answers with what is live alone: {error}")
+            return live, trial
+        return replace(live, candidate=candidate), trial
+
+    def _taken(self, release: Release) -> Prepared:
+        """Returns the plan of a release that is ready, or loaded."""
+        loaded = (one for one in self._loaded_now() if one.release == release.id)
+        return self._plans.pop(release.id, None) or next(Prepared(one.program, one.artifacts) for one in loaded)
+
+    def _loaded_now(self) -> tuple[Served, ...]:
+        return self.deployment.loaded if hasattr(self, "deployment") else ()
+
+    def _candidate(self, release: Release, program: Program, live: Mapping[str, Binding], share: float) -> Candidate:
+        """Returns the program of a release as what is on trial beside these bindings."""
+        strategy = release.strategy
+        assert not isinstance(strategy, Single), "it would be live, and not on trial"
+        changed = frozenset(one.node for one in differences(live, release.bindings))
+        router = Router(kind_of(strategy), release.id, share, strategy.unit)
+        if (now := self._on_trial()) is None or now.router.experiment != release.id:
+            return Candidate(program, changed, router)
+        return Candidate(program, changed, replace(router, numbers=now.router.numbers), Tally(seen=now.tally.seen))
+
+    def _on_trial(self) -> Candidate | None:
+        return next((one.candidate for one in self._loaded_now() if one.candidate is not None), None)
 
     # -- preparation -------------------------------------------------------------------------------------------------
 
@@ -357,6 +416,8 @@ class Following:
             if self.cases.stopped:  # before it began
                 raise Stopped
             prepared = self._loaded_already(release.bindings) or await self._beside.prepare(release, self._prover(release))
+            if not isinstance(release.strategy, Single):
+                self._check_trial(release, prepared)
         except Exception as error:  # no error of a model's file may stop the live plan
             known = isinstance(error, PenstockError)
             if not self.cases.stopped:
@@ -369,6 +430,31 @@ class Following:
                 logger.info("release %s is ready%s", release.id, prepared.proof and f": {prepared.proof}")
             self.cases = self.cases.ready(release.id, _now(), prepared.proof)
         self._decide()
+
+    def _check_trial(self, release: Release, prepared: Prepared) -> None:
+        """Raises ControlError or ModelMismatch for a release that cannot be on trial here beside what is live in its generation."""
+        unit = self._loaded.topology.releases.unit
+        if not isinstance(release.strategy, Single) and release.strategy.unit != unit:
+            theirs, here = (f"the field {one}" if one else "the record's key" for one in (release.strategy.unit, unit))
+            raise ControlError(
+                f"release {release.id} is tried by {theirs}, and releases.unit of this worker's topology file is {here}: deploy, and "
+                "start all workers, with one file",
+                code="unit",
+            )
+        live, bindings = self._live_then()
+        candidate = self._candidate(release, prepared.program, bindings, 0.0)
+        check_beside(live, candidate)
+        parameters = {node: binding.parameters for node, binding in release.bindings.items()}
+        runtime.check_tried(self._loaded, prepared.artifacts, parameters, candidate.changed)
+
+    def _live_then(self) -> tuple[Program, Mapping[str, Binding]]:
+        """Returns what is live in the newest generation, where that is ready here, else what scores."""
+        for newest in self.folding.log.generations[-1:]:
+            loaded = (one.program for one in self._loaded_now() if one.release == newest.live.id)
+            ready = self._plans.get(newest.live.id)
+            if (found := ready.program if ready is not None else next(loaded, None)) is not None:
+                return found, newest.live.bindings
+        return self.deployment.primary.program, self.deployment.primary.bindings
 
     def _loaded_already(self, bindings: Mapping[str, Binding]) -> Prepared | None:
         return next((Prepared(one.program, one.artifacts) for one in self.deployment.loaded if same(one.bindings, bindings)), None)
@@ -399,3 +485,13 @@ def served(generation: int, release: Release, prepared: Prepared) -> Served:
 
 def _now() -> Now:
     return Now(time.monotonic(), timestamp())
+
+
+def _told(generation: Generation) -> str:
+    """Returns what a generation has changed, for the log."""
+    release = generation.release
+    if generation.candidate is not None:
+        return f"release {release.id} is on trial and answers {100 * generation.share:.6g} % of the units"
+    if generation.live is not release:
+        return f"the trial of release {release.id} has ended"
+    return release.reason or "no reason given"

@@ -240,7 +240,7 @@ class Reading(Following):
             self._told = told
             self._call(followed)
 
-    def _switched(self) -> None:
+    def _switched(self, replaced: bool) -> None:
         self.switched()
 
     def _confirms(self) -> None:

@@ -396,8 +396,11 @@ def test_watch_goes_on_after_an_error_and_stops_cleanly(stage: Stage) -> None:
 
 def started(stage: Stage, *command: str, ctrl_c: signal.Handlers = signal.SIG_DFL) -> subprocess.Popen[str]:
     """Starts a command that takes a SIGINT as `ctrl_c` says, whatever who runs these tests has told them to do."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "penstock", *command],
-        env={**os.environ, **environment(stage)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, ctrl_c),
-    )  # fmt: skip
+    before = signal.signal(signal.SIGINT, ctrl_c)  # inherited
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "penstock", *command],
+            env={**os.environ, **environment(stage)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, before)

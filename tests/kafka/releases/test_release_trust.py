@@ -112,7 +112,7 @@ def test_what_others_say_is_refused_by_reason_and_changes_nothing(job: Job) -> N
             produce(job.broker, [Record(job.releases.control, record.value, record.key)])
         forged = another()
         write(job, signed(msgspec.json.encode(forged), mallory, alice), id=forged.id)
-        for more in ({"version": 3}, {"kind": "promote"}, {"strategy": {"kind": "canary", "share": 0.01}}, {"version": 1}):
+        for more in ({"version": 3}, {"kind": "freeze"}, {"strategy": {"kind": "canary", "share": 0.01}}, {"version": 1}):
             later = {**json.loads(encode(forged)), **more}
             write(job, signed(json.dumps(later).encode(), alice), id=forged.id)
         write(job, seal(forged, alice), id=new_id())

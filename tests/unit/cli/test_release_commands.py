@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from penstock.cli.main import main
 from penstock.cli.release.asking import named
+from penstock.cli.release.strategies import strategy_of, text_of
 from penstock.cli.release.words import duration, moment, short
+from penstock.control.strategy import SINGLE, Canary, Split, Strategy
 from penstock.errors import ConfigError, TopologyError
+from penstock.operate.state import described
 from penstock.settings import Settings
 
 TEXT = """\
@@ -63,6 +67,16 @@ def test_unknown_name_is_told_with_the_one_that_was_meant() -> None:
         (["--set", "score.limit=low"], "not JSON"),
         (["score=score@2", "--min-ready", "-1"], "--min-ready"),
         (["score=score@2", "--timeout", "0"], "--timeout"),
+        (["score=score@2", "--canary", "5", "--split", "50"], "a release has one strategy"),
+        (["score=score@2", "--split", "50", "--canary", "5"], "a release has one strategy"),
+        (["score=score@2", "--canary", "5,x"], "'x': write percent, more than 0 and at most 100, such as 5 or 0.5"),
+        (["score=score@2", "--canary", "5,1"], "the steps of a canary grow"),
+        (["score=score@2", "--canary", "100"], "the first step of a canary is less than all units"),
+        (["score=score@2", "--canary", ",".join(map(str, range(1, 30)))], "at most 20"),
+        (["score=score@2", "--split", "0"], "'0': write percent"),
+        (["score=score@2", "--split", "nan"], "'nan': write percent"),
+        (["score=score@2", "--split", "100"], "100 % is no trial"),
+        (["--resume", "01", "--split", "50"], "an announced release has its strategy"),
     ],
 )
 def test_what_is_typed_wrong_is_told_before_a_broker_is_asked(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,6 +96,9 @@ def test_topology_without_an_alias_has_nothing_to_follow(capsys: pytest.CaptureF
     [
         ["deploy", "payments", "score=score@2"],
         ["rollback", "payments"],
+        ["promote", "payments", "--full"],
+        ["pause", "payments"],
+        ["abort", "payments"],
         ["abort", "payments", "01"],
         ["status", "payments"],
         ["history", "payments"],
@@ -103,6 +120,25 @@ def test_trust_file_that_every_user_can_write_is_refused_before_a_broker_is_aske
     Path("trust.toml").chmod(0o666)
     assert main([*command, "--brokers", "127.0.0.1:1", "--broker-timeout", "0.2"]) == 2
     assert "every user of this host can change this file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "strategy", "text"),
+    [
+        ({"canary": (0.01, 0.05, 1.0)}, Canary((0.01, 0.05, 1.0)), "it answers 1 %, then 5 % of the units (record keys), then it is live"),
+        ({"split": 0.125}, Split(0.125), "it answers 12.5 % of the units (record keys)"),
+        ({}, SINGLE, ""),
+    ],
+)
+def test_strategy_is_what_the_options_say(given: dict[str, Any], strategy: Strategy, text: str) -> None:
+    assert strategy_of(**{"canary": None, "split": None} | given) == strategy
+    assert text_of(strategy).removeprefix("on trial: ") == text
+
+
+def test_trial_in_words() -> None:
+    assert described(Canary((0.01, 0.05, 1.0)), 0.05) == "canary, step 2 of 2: answers 5 % of the units"
+    assert described(Split(0.0025), 0.0025) == "split: answers 0.25 % of the units"
+    assert "(customer)" in text_of(Split(0.5, "customer"))
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from penstock.binding import Binding
-from penstock.control.messages import Abort, Activate, Message, Release, new_id, timestamp
+from penstock.control.messages import Abort, Activate, Message, Pause, Promote, Release, new_id, timestamp
 from penstock.control.trust import SigningKey, Trust, seal
 from penstock.transports.kafka.journal import Entry
 
 __all__ = [
-    "CONTROL", "NOW_MS", "TOPOLOGY", "abort", "activate", "binding", "bytes_of", "entry", "id_of", "release", "trust_file", "trusting",
+    "CONTROL", "NOW_MS", "TOPOLOGY", "abort", "activate", "binding", "bytes_of", "entry", "id_of", "pause", "promote", "release",
+    "trust_file", "trusting",
 ]  # fmt: skip
 
 TOPOLOGY = "flights"
@@ -46,6 +47,14 @@ def activate(number: int = 1, **fields: Any) -> Activate:
 
 def abort(number: int = 1, **fields: Any) -> Abort:
     return Abort(**_said(number, fields))
+
+
+def promote(number: int = 1, base: int = 1, **fields: Any) -> Promote:
+    return Promote(base=base, **_said(number, fields))
+
+
+def pause(number: int = 1, **fields: Any) -> Pause:
+    return Pause(**_said(number, fields))
 
 
 def bytes_of(message: Message, key: SigningKey | None = None) -> bytes:

@@ -7,7 +7,10 @@ import pytest
 from penstock.control.lifecycle import ENDS, MOVES, PREPARING, State, move
 from penstock.errors import ControlError
 
-PATHS = [*zip(PREPARING, (*PREPARING[1:], State.READY), strict=True), (State.READY, State.LIVE), (State.LIVE, State.PREVIOUS)]
+PATHS = [
+    *zip(PREPARING, (*PREPARING[1:], State.READY), strict=True),
+    *((State.READY, State.LIVE), (State.LIVE, State.PREVIOUS), (State.READY, State.CANDIDATE), (State.CANDIDATE, State.LIVE)),
+]
 
 
 def reachable(begin: State, *without: State) -> set[State]:
@@ -39,7 +42,8 @@ def test_release_can_be_given_up_until_it_is_live(here: State, there: State) -> 
 
 def test_nothing_is_live_that_was_not_ready() -> None:
     """Nor is there another way to be ready than through every check, but for what is loaded still."""
-    assert [here for here in State if State.LIVE in MOVES[here]] == [State.READY]
+    assert [here for here in State if State.LIVE in MOVES[here]] == [State.READY, State.CANDIDATE]
+    assert [here for here in State if State.CANDIDATE in MOVES[here]] == [State.READY]
     assert State.LIVE not in reachable(State.ANNOUNCED, State.READY)
     for skipped in PREPARING[2:]:
         assert State.READY not in reachable(State.FETCHING, skipped, State.ANNOUNCED)
@@ -49,6 +53,11 @@ def test_nothing_is_live_that_was_not_ready() -> None:
 def test_end_is_an_end(here: State) -> None:
     assert here in ENDS
     assert not MOVES[here]
+
+
+@pytest.mark.parametrize("there", [State.ABORTED, State.STALE, State.RETIRED])
+def test_trial_of_a_candidate_can_end(there: State) -> None:
+    assert move(State.CANDIDATE, there) is there
 
 
 def test_what_is_live_is_not_given_up_but_followed() -> None:

@@ -10,8 +10,9 @@ import pytest
 from penstock.control.log import MAX_ENDED, MAX_PENDING, MAX_REFUSED, Kind, Log, Standing
 from penstock.control.messages import MAX_BYTES, Activate, Message, encode, parse
 from penstock.control.rights import Admitted
+from penstock.control.strategy import SINGLE, Canary, Split
 from penstock.transports.kafka.journal import Entry
-from tests.unit.control.making import NOW_MS, abort, activate, binding, entry, id_of, release
+from tests.unit.control.making import NOW_MS, abort, activate, binding, entry, id_of, pause, promote, release
 
 
 def judge(given: Entry) -> Admitted:
@@ -41,7 +42,7 @@ def test_release_that_is_activated_makes_the_next_generation() -> None:
     assert (log.generation, log.bindings, log.pending) == (0, None, [release()])
     assert log.apply(entry(8, activate(author="bob"), timestamp=NOW_MS + 5)) == (Kind.ACTIVATED, id_of(1), "", ())
     assert (log.generation, log.bindings, log.pending, log.position) == (1, {"trees": binding(1)}, [], 9)
-    assert log.generations == [(1, release(), "bob", NOW_MS + 5, 8)]
+    assert log.generations == [(1, release(), "bob", NOW_MS + 5, 8, release(), None, 0.0, 0)]
 
 
 def test_next_release_supersedes_the_one_in_force() -> None:
@@ -140,6 +141,143 @@ def test_what_a_generation_binds_can_be_asked() -> None:
     log.apply(entry(5, activate(1)))
     assert [log.bound(generation) for generation in (-1, 0, 1, 2)] == [None, baseline, {"trees": binding(1)}, None]
     assert folded(release(2), activate(2)).bound(0) is None
+
+
+RAMP = Canary((0.05, 0.25, 1.0), unit="customer")
+
+
+def on_trial(*messages: Message) -> Log:
+    """Generation 2: release 1 is live, and release 2 on trial beside it."""
+    return folded(release(1), activate(1), release(2, base=1, strategy=RAMP), activate(2), *messages)
+
+
+def story(log: Log) -> list[tuple[str, str, float, int]]:
+    """What answers in each generation: the binding of what is live and of the candidate, its share and its step."""
+    shown = [(one.live, one.candidate) for one in log.generations]
+    bound = [(str(live.bindings["trees"]), str(trial.bindings["trees"]) if trial else "") for live, trial in shown]
+    return [(*pair, one.share, one.step) for pair, one in zip(bound, log.generations, strict=True)]
+
+
+def test_release_with_a_trial_leaves_live_what_is_live() -> None:
+    log = on_trial()
+    assert story(log) == [("trees@1", "", 0.0, 0), ("trees@1", "trees@2", 0.05, 0)]
+    assert (log.generation, log.bindings, log.candidate) == (2, {"trees": binding(1)}, release(2, base=1, strategy=RAMP))
+    assert log.bound(2) == {"trees": binding(1)}
+    assert standings(log) == [Standing.ACTIVE, Standing.CANDIDATE]
+
+
+def test_promotions_lead_through_the_steps_and_the_last_one_makes_the_candidate_live() -> None:
+    log = on_trial(promote(2, base=2))
+    assert story(log)[2:] == [("trees@1", "trees@2", 0.25, 1)]
+    assert log.apply(entry(9, promote(2, base=3, author="bob"), timestamp=NOW_MS + 7)) == (Kind.PROMOTED, id_of(2), "", ())
+    assert story(log)[3:] == [("trees@2", "", 0.0, 0)]
+    assert log.generations[-1][:5] == (4, log.releases[id_of(2)].release, "bob", NOW_MS + 7, 9)
+    assert (log.candidate, standings(log)) == (None, [Standing.SUPERSEDED, Standing.ACTIVE])
+    assert log.releases[id_of(1)].why == f"by release {id_of(2)}"
+
+
+@pytest.mark.parametrize("strategy", [Split(0.5), Canary((0.1,)), Canary((0.1, 1.0))])
+def test_trial_of_one_step_is_over_with_the_first_promotion(strategy: Split | Canary) -> None:
+    log = folded(release(1), activate(1), release(2, base=1, strategy=strategy), activate(2))
+    assert log.generations[-1].share == (0.5 if isinstance(strategy, Split) else 0.1)
+    log.apply(entry(9, promote(2, base=2)))
+    assert (log.bindings, log.candidate) == ({"trees": binding(2)}, None)
+
+
+def test_full_promotion_leaves_steps_out() -> None:
+    assert story(on_trial(promote(2, base=2, full=True)))[2:] == [("trees@2", "", 0.0, 0)]
+
+
+def test_promotion_counts_once_for_a_step() -> None:
+    """Two who decide on the same step lead one step further, not two."""
+    log = on_trial(promote(2, base=2))
+    outcome = log.apply(entry(9, promote(2, base=2)))
+    assert (outcome.kind, log.ignored) == (Kind.IGNORED, {"moot": 1})
+    assert outcome.why == f"decided on generation 2, but generation 3 is active, with release {id_of(2)} by alice on trial"
+    assert log.apply(entry(10, promote(2, base=4))).kind is Kind.IGNORED, "of a generation to come"
+    assert log.generation == 3
+
+
+def test_pause_holds_a_trial_at_its_step_until_a_promotion_resumes_it() -> None:
+    log = on_trial()
+    assert log.apply(entry(9, pause(2, author="bob", reason="odd"))) == (Kind.PAUSED, id_of(2), "paused by bob: odd", ())
+    assert (log.paused, log.generation, log.generations[-1].share) == (True, 2, 0.05)
+    refused = log.apply(entry(10, promote(2, base=2, full=True)))
+    assert (refused.kind, refused.why) == (Kind.IGNORED, "the trial is paused by bob: odd; a promotion has to say that it resumes it")
+    assert log.apply(entry(11, pause(2))).why == "the release is on trial (paused by bob: odd)"
+    assert log.apply(entry(12, promote(2, base=2, resume=True))).kind is Kind.PROMOTED
+    assert (log.paused, story(log)[2:]) == (False, [("trees@1", "trees@2", 0.25, 1)])
+
+
+def test_abort_ends_a_trial_and_what_is_live_stays_alone() -> None:
+    log = on_trial(promote(2, base=2), pause(2))
+    assert log.apply(entry(9, abort(2, reason="too slow"))) == (Kind.ABORTED, id_of(2), "by alice: too slow", ())
+    assert story(log)[3:] == [("trees@1", "", 0.0, 0)]
+    assert (log.paused, standings(log)) == (False, [Standing.ACTIVE, Standing.ABORTED])
+    for late in (promote(2, base=4), pause(2), activate(2), abort(2)):
+        assert log.apply(entry(log.position, late)).why == "the release is aborted (by alice: too slow)"
+    assert log.apply(entry(log.position, release(3, base=4))).kind is Kind.RELEASED
+
+
+def test_release_beside_a_trial_is_rejected_with_what_to_do() -> None:
+    for base in (1, 2):
+        outcome = on_trial().apply(entry(9, release(3, base=base)))
+        assert (outcome.kind, outcome.why) == (Kind.REJECTED, f"release {id_of(2)} by alice is on trial: promote or abort it first")
+
+
+def test_begin_of_a_trial_rejects_what_is_pending() -> None:
+    log = folded(release(1), activate(1), release(2, base=1, strategy=RAMP), release(3, base=1))
+    assert log.apply(entry(9, activate(2))).lost == (id_of(3),)
+    assert log.releases[id_of(3)].why == f"lost: generation 2 is active, with release {id_of(2)} by alice on trial"
+
+
+@pytest.mark.parametrize("message", [promote(1, base=1), pause(1), promote(2, base=1), pause(2), promote(3, base=1), pause(3)])
+def test_what_is_not_on_trial_is_neither_promoted_nor_paused(message: Message) -> None:
+    """Neither what is live, nor what is pending, nor what nobody has announced."""
+    log = folded(release(1), activate(1), release(2, base=1, strategy=RAMP))
+    assert log.apply(entry(9, message)).kind is Kind.IGNORED
+    assert (log.generation, log.paused, log.ignored) == (1, False, {"moot": 1})
+
+
+@pytest.mark.parametrize("message", [activate(2), activate(1), promote(1, base=2), pause(1), abort(1)])
+def test_beside_a_trial_only_the_trial_moves(message: Message) -> None:
+    log = on_trial()
+    outcome = log.apply(entry(9, message))
+    assert outcome.kind is Kind.IGNORED
+    assert outcome.why.startswith("the release is on trial" if message.id == id_of(2) else "the release is active (by alice)")
+    assert log.generation == 2
+
+
+def test_trial_after_generation_0_is_beside_what_its_baseline_says() -> None:
+    log = folded(release(1, strategy=RAMP, baseline={"trees": binding(9)}, reason="try it"), activate(1))
+    (first,) = log.generations
+    assert (first.live.id, first.live.base, first.live.strategy, first.live.reason) == ("", 0, SINGLE, "")
+    assert log.bindings == log.bound(0) == log.bound(1) == {"trees": binding(9)}
+    log.apply(entry(8, abort(1)))
+    assert (log.generations[-1].live, log.candidate) == (first.live, None)
+    outcome = log.apply(entry(9, release(2, base=2)))
+    assert outcome.kind is Kind.RELEASED
+    log.apply(entry(10, activate(2)))
+    assert log.bindings == {"trees": binding(2)}
+    stale = log.apply(entry(11, release(3, base=1)))
+    assert stale.why == f"made for generation 1, but generation 3 is active: release {id_of(2)} by alice"
+
+
+def test_trial_after_generation_0_that_does_not_say_what_that_is_is_rejected() -> None:
+    """Workers would have to guess beside what it is tried."""
+    outcome = Log(judge).apply(entry(0, release(1, strategy=Split(0.5))))
+    assert outcome.kind is Kind.REJECTED
+    assert "has no baseline" in outcome.why
+
+
+def test_ended_trials_do_not_pile_up_and_do_not_come_back() -> None:
+    log = folded(release(1), activate(1))
+    for number in range(2, 2 * MAX_ENDED):
+        for message in (release(number, base=log.generation, strategy=RAMP), activate(number), abort(number)):
+            log.apply(entry(log.position, message))
+    assert len(log.releases) == MAX_ENDED + 1
+    assert log.generation == 1 + 2 * (2 * MAX_ENDED - 2)
+    assert log.apply(entry(log.position, release(2, base=log.generation))).why == "this id was used before"
 
 
 def test_refused_entries_are_counted_by_reason_and_the_last_are_kept() -> None:

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from penstock.binding import Binding, same
 from penstock.control.messages import MAX_BYTES, Message, encode, json_schema, new_id, parse, timestamp
-from penstock.control.strategy import SINGLE, STRATEGIES, Single, Strategy
+from penstock.control.strategy import SINGLE, STRATEGIES, Canary, Single, Split, Strategy, kind_of, shares_of
 from penstock.errors import ControlError
 from penstock.tame import UNPRINTABLE
-from tests.unit.control.making import NOW_MS, abort, activate, binding, release
+from tests.unit.control.making import NOW_MS, abort, activate, binding, pause, promote, release
 
 PUBLISHED = Path(__file__).parents[3] / "schemas/control.schema.json"
 SAID: list[Message] = [
@@ -30,6 +30,12 @@ SAID: list[Message] = [
     release(baseline={"trees": binding(3)}),
     activate(),
     abort(reason="too slow"),
+    promote(base=3),
+    promote(base=3, resume=True, full=True, requested_by="carol"),
+    pause(reason="wait for the labels"),
+    release(strategy=Split(0.5)),
+    release(strategy=Canary((0.01, 0.05, 0.25, 1.0), unit="customer.id")),
+    release(strategy=Canary((0.5,))),
     *(made(version=1) for made in (release, activate, abort)),
 ]
 
@@ -72,6 +78,11 @@ def test_published_schema_is_a_schema() -> None:
         {"kind": None}, {"version": 0}, {"version": "1"}, {"version": None}, {"version": 1},
         {"control_topic": ""}, {"control_topic": "a b"}, {"control_topic": "a" * 250}, {"control_topic": "a\n"}, {"control_topic": None},
         {"strategy": None}, {"strategy": "single"}, {"strategy": {}}, {"strategy": {"kind": 1}}, {"strategy": [{"kind": "single"}]},
+        {"strategy": {"kind": "split"}}, {"strategy": {"kind": "split", "share": 0}}, {"strategy": {"kind": "split", "share": 1}},
+        {"strategy": {"kind": "split", "share": "0.5"}}, {"strategy": {"kind": "split", "share": 0.5, "unit": "a\nb"}},
+        {"strategy": {"kind": "canary", "steps": []}}, {"strategy": {"kind": "canary", "steps": 0.5}},
+        {"strategy": {"kind": "canary", "steps": [0, 0.5]}}, {"strategy": {"kind": "canary", "steps": [0.5, 1.1]}},
+        {"strategy": {"kind": "canary", "steps": [n / 100 for n in range(1, 22)]}},
         {"id": "1"}, {"id": release().id + "\n"}, {"id": release().id.upper()}, {"id": "00000000-0000-4000-8000-000000000000"},
         {"topology": "a b"}, {"topology": "flights\n"}, {"topology": ""},
         {"cluster": "c\n"}, {"cluster": "c" * 256}, {"cluster": None},
@@ -116,6 +127,8 @@ def test_parameter_that_feeds_no_tensor_is_refused(value: str) -> None:
     [
         {"time": "2027-02-30T08:00:00Z"}, {"time": "2027-01-15T25:00:00Z"}, {"time": "0000-01-01T00:00:00Z"},
         {"restores": 1}, {"base": 1, "baseline": fields(release())["bindings"]},
+        {"strategy": {"kind": "canary", "steps": [0.5, 0.5]}}, {"strategy": {"kind": "canary", "steps": [0.5, 0.25]}},
+        {"strategy": {"kind": "canary", "steps": [1]}},
     ],
 )  # fmt: skip
 def test_what_contradicts_itself_is_refused(changed: dict[str, Any]) -> None:
@@ -188,6 +201,22 @@ def test_version_2_names_its_topic_and_its_strategy(name: str, published: jsonsc
     assert not published.is_valid(said)
 
 
+@pytest.mark.parametrize("message", [promote(), pause()])
+def test_promotion_and_pause_are_of_version_2(message: Message, published: jsonschema.Draft202012Validator) -> None:
+    """Readers of version 1 do not know these kinds, and it has no trials."""
+    for gone in ((), ("control_topic",)):
+        said = {name: value for name, value in {**fields(message), "version": 1}.items() if name not in gone}
+        assert code(json.dumps(said).encode()) == "malformed"
+        assert not published.is_valid(said)
+
+
+@pytest.mark.parametrize("changed", [{"base": -1}, {"base": None}, {"base": 2**53}, {"full": 1}, {"resume": "yes"}])
+def test_parser_and_schema_refuse_the_same_promotions(changed: dict[str, Any], published: jsonschema.Draft202012Validator) -> None:
+    said = {**fields(promote()), **changed}
+    assert code(json.dumps(said).encode()) == "malformed"
+    assert not published.is_valid(said)
+
+
 def test_release_of_version_1_reads_as_the_one_strategy_that_there_was() -> None:
     assert parse(encode(release(version=1))) == release(version=1)
     assert release(version=1).strategy == release().strategy == SINGLE
@@ -196,8 +225,11 @@ def test_release_of_version_1_reads_as_the_one_strategy_that_there_was() -> None
 
 @pytest.mark.parametrize(
     "strategy",
-    [{"kind": "canary"}, {"kind": ""}, {"kind": "canary", "share": {"deep": []}}, {"kind": "single", "share": 0.05}, {"kind": "Single"}],
-)
+    [
+        {"kind": "bandit"}, {"kind": ""}, {"kind": "canary", "steps": [0.5], "seed": {"deep": []}}, {"kind": "single", "share": 0.05},
+        {"kind": "Single"}, {"kind": "split", "share": 0.5, "arms": 3},  {"kind": "shadow"},
+    ],
+)  # fmt: skip
 def test_strategy_that_is_not_known_is_never_taken_for_another(
     strategy: dict[str, Any], published: jsonschema.Draft202012Validator
 ) -> None:
@@ -209,13 +241,20 @@ def test_strategy_that_is_not_known_is_never_taken_for_another(
 
 def test_kind_that_is_not_known_is_refused_as_that() -> None:
     """A later Penstock may write more kinds within version 2: the reader is old, the message is not damaged."""
-    for kind in ("promote", "pause", ""):
+    for kind in ("freeze", "Promote", ""):
         assert code(json.dumps({**fields(activate()), "kind": kind}).encode()) == "unknown-kind"
 
 
 def test_every_strategy_is_in_the_table_of_strategies() -> None:
     """The table decides what is refused, the type what is decoded."""
-    assert {kind: msgspec.convert({"kind": kind}, Strategy) for kind in STRATEGIES} == {"single": SINGLE}
+    made: list[Strategy] = [SINGLE, Split(0.5), Canary((0.5,))]
+    assert {kind_of(one): type(one) for one in made} == STRATEGIES
+    assert [msgspec.convert(msgspec.to_builtins(one), Strategy) for one in made] == made
+
+
+def test_shares_of_a_trial_are_those_that_come_before_the_candidate_is_live() -> None:
+    assert [shares_of(one) for one in (SINGLE, Split(0.5))] == [(), (0.5,)]
+    assert shares_of(Canary((0.01, 0.5))) == shares_of(Canary((0.01, 0.5, 1.0))) == (0.01, 0.5)
 
 
 def test_fields_of_a_later_version_are_ignored_and_a_later_version_is_not_read() -> None:

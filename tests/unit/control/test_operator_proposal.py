@@ -10,9 +10,10 @@ import pytest
 from penstock.binding import Binding
 from penstock.control.fleet import Worker
 from penstock.control.log import Log
-from penstock.control.messages import Abort, Activate, Message, Release, encode, new_id, parse, timestamp
+from penstock.control.messages import Abort, Activate, Message, Promote, Release, encode, new_id, parse, timestamp
 from penstock.control.proposal import Change, Proposal, bind, bound_now, changes_of, find, propose, restore
 from penstock.control.rights import Admitted
+from penstock.control.strategy import Canary
 from penstock.errors import ConfigError, ControlError, ModelCorrupt, ModelNotFound, TopologyError
 from penstock.operate.aliases import moves
 from penstock.operate.precheck import precheck
@@ -74,7 +75,7 @@ class World:
     def announce(self, proposal: Proposal) -> Release:
         made = Release(
             **opening(new_id()), base=proposal.base, bindings=dict(proposal.bindings), baseline=dict(proposal.baseline),
-            restores=proposal.restores, aliases=dict(proposal.aliases),
+            restores=proposal.restores, aliases=dict(proposal.aliases), strategy=proposal.strategy,
         )  # fmt: skip
         self.say(made)
         return made
@@ -83,6 +84,14 @@ class World:
         release = self.announce(proposal)
         self.say(Activate(**opening(release.id)))
         return release
+
+    def on_trial(self, reference: str) -> Release:
+        """A canary of two steps, at its first one."""
+        wanted = {"score": Change.to(reference)}
+        return self.put_in_force(propose(self.topology, self.log, self.now(), wanted, self.registry, Canary((0.05, 0.25))))
+
+    def promote(self, release: Release) -> None:
+        self.say(Promote(**opening(release.id), base=self.log.generation))
 
     def due(self) -> list[str]:
         return list(moves(self.topology, self.log, self.now(), self.registry).words)
@@ -224,6 +233,41 @@ def test_rollback_of_what_came_after_a_rollback_goes_to_what_that_restored(world
     world.put_in_force(back)
     with pytest.raises(ControlError, match="taken everything back"):
         world.restore()
+
+
+def test_rollback_goes_to_what_was_live_before_and_not_to_a_step_of_a_trial(world: World) -> None:
+    world.put_in_force(world.propose(score="score@2"))
+    tried = world.on_trial("score@4")
+    for _ in range(2):
+        world.promote(tried)
+    assert (world.log.generation, shown(world.now())["score"]) == (4, "score@4")
+    back = world.restore()
+    assert (shown(back.bindings)["score"], back.restores) == ("score@2", 1)
+    assert world.restore(3).restores == 3, "by its number"
+    world.put_in_force(back)
+    assert world.restore().restores == 0, "the second goes further back"
+
+
+def test_rollback_after_a_trial_that_was_aborted_goes_to_what_was_before_the_live_one(world: World) -> None:
+    world.put_in_force(world.propose(score="score@2"))
+    tried = world.on_trial("score@4")
+    assert shown(world.now())["score"] == "score@2", "what is proposed is compared with what is live"
+    world.say(Abort(**opening(tried.id)))
+    assert world.propose(score="score@4").base == 3
+    assert (shown(world.restore().bindings)["score"], world.restore().restores) == ("score@1", 0)
+    with pytest.raises(ControlError, match=f"release {tried.id} was never active"):
+        world.restore(tried.id)
+
+
+def test_trial_of_the_first_release_is_beside_what_the_file_binds(world: World) -> None:
+    tried = world.on_trial("score@2")
+    assert shown(world.now()) == {"scaled": "scale@1", "score": "score@1"}
+    with pytest.raises(ControlError, match="taken everything back"):
+        world.restore()
+    for _ in range(2):
+        world.promote(tried)
+    assert [str(one) for one in changes_of(world.log, tried)] == ["score: score@1 → score@2"]
+    assert world.restore().restores == 0
 
 
 def test_rollback_finds_a_generation_by_number_and_by_release(world: World) -> None:

@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from penstock.engine import Deployment, Plan, Router, Serving
+from penstock.engine import Deployment, Plan, Serving
 
 ZERO, ONE, TWO = (Serving(number, Plan("flights", {}, {}), f"release-{number}") for number in range(3))
 
@@ -27,14 +27,18 @@ def test_only_the_plan_before_stays_loaded() -> None:
     assert Deployment(ZERO).followed_by(ONE).followed_by(TWO).loaded == (TWO, ONE)
 
 
-def test_candidate_that_no_row_would_reach_is_refused() -> None:
-    with pytest.raises(ValueError, match="1 candidates, but the router single has 0"):
-        Deployment(ONE, candidates=(ONE,))
-
-
-def test_candidate_has_the_generation_of_its_deployment() -> None:
+def test_what_is_on_trial_has_the_generation_of_its_deployment() -> None:
     """Else the generation in an output's headers would not name its models."""
-    both = Router("both", 1)
-    assert Deployment(ONE, (ONE,), both, ZERO).loaded == (ONE, ONE, ZERO)
-    with pytest.raises(ValueError, match="a candidate is not of generation 1"):
-        Deployment(ONE, (TWO,), both)
+    tried = Serving(1, Plan("flights", {}, {}), "release-9")
+    assert Deployment(ONE, tried, ZERO).loaded == (ONE, tried, ZERO)
+    with pytest.raises(ValueError, match="what is on trial is not of generation 1"):
+        Deployment(ONE, TWO)
+
+
+def test_a_trial_leaves_the_plan_loaded_that_a_rollback_returns_to() -> None:
+    """The live plan goes on in it, as another generation; only what replaces it makes it the previous one."""
+    begun = Deployment(ONE, previous=ZERO).followed_by(Serving(2, ONE.plan, ONE.release), tried := Serving(2, TWO.plan, TWO.release))
+    assert begun.previous is ZERO
+    promoted = begun.followed_by(Serving(3, tried.plan, tried.release))
+    assert promoted.previous is begun.primary
+    assert promoted.trial is None

@@ -74,6 +74,35 @@ def test_problem_with_id_or_time_is_told_where_its_value_stands(problems: Proble
 
 
 @pytest.mark.parametrize(
+    ("unit", "expected"),
+    [
+        ("carier", "which a model reads, has no field 'carier' (did you mean 'carrier'?)"),
+        ("dep_delay", "which a model reads, has the field 'dep_delay' of kind double (a unit is a string or a whole number)"),
+    ],
+)
+def test_unit_of_trials_is_a_field_that_names_something(problems: Problems, unit: str, expected: str) -> None:
+    found = problems("sinks:", f"releases: {{unit: {unit}}}\nsinks:")
+    assert found == [f"t.yaml:18:18: releases.unit: the source 'departures', {expected}"]
+    assert problems("sinks:", "releases: {unit: carrier}\nsinks:") == []
+
+
+def test_unit_of_trials_is_asked_of_sources_with_a_model_behind_them_only() -> None:
+    text = (
+        "topology: t\nsources: {a: {topic: a, schema: a.avsc}, b: {topic: b, schema: b.avsc}}\n"
+        "nodes: {n: {kind: model, model: m@1, inputs: {x: a.x}}}\n"
+        "sinks: {p: {topic: p, fields: [n]}, q: {topic: q, fields: [b.y]}}\nreleases: {unit: user}\n"
+    )
+    fields = (Field("x", "double"), Field("user", "string"))
+    one = {"n": Signature((Tensor("x", "float32", (1,)),), (Tensor("z", "float32", (1,)),))}
+    without = Schema("B", (Field("y", "double"),))
+    wiring, found = check(parse_text(text), {"a": Schema("A", fields), "b": without}, one, {})
+    assert found == []
+    assert [[one.unit for one in stage.inputs] for stage in wiring.stages] == [["user"], [None]]
+    _, (problem,) = check(parse_text(text), {"a": Schema("A", fields[:1]), "b": without}, one, {})
+    assert problem.message == "releases.unit: the source 'a', which a model reads, has no field 'user'"
+
+
+@pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
         ("X: features}", "X: feature}", "'feature' is neither a field nor a node (did you mean 'features'?)"),

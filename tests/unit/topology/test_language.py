@@ -31,7 +31,7 @@ GOOD = [
     HEAD + "nodes: {n: {kind: model, model: m@1, parameters: {w: [0.5, 1], 'on': true, m: [[a, 1], [false]]}}}\n" + SINKS,
     HEAD + "nodes: {n: {kind: model, model: m@1, parameters: {}}}\n" + SINKS,
     HEAD + NODES + SINKS + "releases: {}\n",
-    HEAD + NODES + SINKS + "releases: {signatures: 'off', on_invalid: rollback, check_every: 0, control: c, status: d}\n",
+    HEAD + NODES + SINKS + "releases: {signatures: 'off', on_invalid: rollback, check_every: 0, unit: u.id, control: c, status: d}\n",
     "topology: t\nsources: {s: {topic: a, schema: a.avsc, format: avro-confluent, id: i, time: t, dead_letter: d, max_bytes: 1}}\n"
     + NODES
     + SINKS,
@@ -57,6 +57,7 @@ BAD = [
     HEAD + NODES + SINKS + "releases: {check_every: -1}\n",
     HEAD + NODES + SINKS + "releases: {check_every: 1.5}\n",
     HEAD + NODES + SINKS + "releases: {control: ''}\n",
+    HEAD + NODES + SINKS + "releases: {unit: a b}\n",
     HEAD + NODES + "sinks: {p: {topic: b}}",
     HEAD + NODES + "sinks: {p: {topic: b, fields: []}}",
     HEAD + NODES + "sinks: {p: {topic: b, fields: n}}",

@@ -96,8 +96,11 @@ def test_releases_have_defaults(text: str) -> None:
 
 
 def test_releases_are_what_the_file_says(text: str) -> None:
-    said = "releases: {signatures: require, on_invalid: rollback, check_every: 86400, control: flights.releases, status: flights.workers}\n"
-    assert parse_text(text + said).releases == Releases("require", "rollback", 86_400, "flights.releases", "flights.workers")
+    said = (
+        "signatures: require, on_invalid: rollback, check_every: 86400, unit: carrier, control: flights.releases, status: flights.workers"
+    )
+    found = parse_text(f"{text}releases: {{{said}}}\n").releases
+    assert found == Releases("require", "rollback", 86_400, "carrier", "flights.releases", "flights.workers")
 
 
 @pytest.mark.parametrize("word", ["off", '"off"', "'off'"])

@@ -59,7 +59,7 @@ def ask(settings: Settings, topology: Topology, act: Callable[[Operator], Awaita
 def _terminated_is_interrupted() -> Iterator[None]:
     """Turns SIGTERM into an interrupt, so that a stopped operator aborts its release.
 
-    Also where the shell has told it to ignore interrupts, as it tells what a script runs in the background.
+    Also where the shell has set interrupts to be ignored, as it does for what a script runs in the background.
     """
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:

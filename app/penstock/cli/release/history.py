@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,13 @@ from penstock.cli.output import format_option, out, print_json, table
 from penstock.cli.release.asking import LOOKING, ask, named, topology_argument
 from penstock.cli.release.words import author_of, coloured, known_json, moment, short, without_effect
 from penstock.control.fleet import Worker
-from penstock.control.log import Known, Log
+from penstock.control.log import Known, Log, Standing
 from penstock.control.proposal import changes_of, find
 from penstock.control.rollout import Stand, stands
 from penstock.control.status import Boundary
 from penstock.control.strategy import kind_of
 from penstock.operate.operator import Operator
+from penstock.operate.state import Past, described, past, share
 from penstock.operate.state import history as history_of
 from penstock.settings import Settings
 
@@ -52,6 +53,8 @@ async def _look(operator: Operator) -> _Seen:
 @format_option
 def history(topology: str, limit: int, everything: bool, boundaries: bool, settings: Settings, form: str) -> None:
     """Print the generations of TOPOLOGY, the newest first: time, author, reason and changes.
+
+    Each step of a trial is a generation: of the release that was on trial, the first and the last are printed.
 
     A boundary is the input offset from which on a worker scored with a generation. So the generation of every prediction is
     known; its headers name it too. A boundary is proven when a worker that is in the consumer group now has signed it; others
@@ -120,23 +123,20 @@ def show(topology: str, id: str, settings: Settings, form: str) -> None:
 
 
 def _print_releases(log: Log, shown: Sequence[Known], *, everything: bool) -> None:
-    numbers = {one.release.id: one for one in log.generations}
     listed = table("", "generation", *(["standing"] if everything else []), "release", "strategy", "announced", "by", "changes", "reason")
     for known in shown:
         release = known.release
-        generation = numbers.get(release.id)
+        seen = past(log, known)
         by = author_of(release)
-        if generation and generation.activated_by != release.author:
-            by += f", activated by {generation.activated_by}"
-        number = (
-            f"[green]{generation.number}[/]" if generation and known.standing == "active" else str(generation.number if generation else "")
-        )
+        activated_by = seen.trial.begun_by if seen.trial else seen.activated_by
+        if activated_by is not None and activated_by != release.author:
+            by += f", activated by {activated_by}"
         standing = [coloured(known.standing)] if everything else []
-        changes = "\n".join(map(str, changes_of(log, release)))
+        changes = "\n".join(map(str, seen.changes))
         back = "" if release.restores is None else f"(back to {release.restores}) "
         why = f"\n{known.why}" if known.standing in {"aborted", "rejected"} else ""
         listed.add_row(
-            number,
+            "\n".join(_generations(seen)),
             *standing,
             short(release.id),
             kind_of(release.strategy),
@@ -157,6 +157,18 @@ def _print_releases(log: Log, shown: Sequence[Known], *, everything: bool) -> No
         out.print("nothing to show")
     if vain := without_effect(log):
         out.print(vain, style="yellow", markup=False)
+
+
+def _generations(seen: Past) -> Iterator[str]:
+    """Yields the generations that a release has made, as markup: those of its trial, and the one that it became live in."""
+    if trial := seen.trial:
+        numbers = str(trial.generation) if trial.last == trial.generation else f"{trial.generation}-{trial.last}"
+        step = f", step {trial.step} of {trial.steps}" if trial.steps > 1 else ""
+        yield f"[yellow]{numbers}[/] on trial: {share(trial.share)}{step}" + (", paused" if trial.paused else "")
+        if seen.generation is None and trial.ended is not None:
+            yield f"{trial.ended} without it"
+    if seen.generation is not None:
+        yield f"[green]{seen.generation}[/]" if seen.standing is Standing.ACTIVE else str(seen.generation)
 
 
 def _boundaries_json(seen: _Seen) -> list[dict[str, Any]]:
@@ -185,7 +197,10 @@ def _print_release(log: Log, known: Known, told: Sequence[Stand]) -> None:
     }
     for generation in log.generations:
         if generation.release.id == release.id:
-            about["generation"] = f"{generation.number}, since {moment(generation.at_ms)}, activated by {escape(generation.activated_by)}"
+            what = "live" if generation.live.id == release.id else "without it"
+            if generation.candidate is not None:
+                what = described(release.strategy, generation.share)
+            about[f"generation {generation.number}"] = f"since {moment(generation.at_ms)}, by {escape(generation.activated_by)}: {what}"
     if release.restores is not None:
         about["back to"] = f"generation {release.restores}"
     shown = table(release.id, "", "")

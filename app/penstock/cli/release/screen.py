@@ -85,6 +85,10 @@ def _headline(progress: Progress) -> str:
         return f"[red]aborted[/] {release.id}; the active generation is unchanged"
     if progress.phase is Phase.ACTIVATED:
         return f"[green]activated[/] {release.id}"
+    if progress.phase is Phase.PROMOTED:
+        return f"[green]promoted[/] {release.id}"
+    if progress.phase is Phase.ENDED:
+        return f"[red]ended[/] the trial of {release.id}"
     return f"announced {release.id} by {escape(release.author)}" + (f": {escape(release.reason)}" if release.reason else "")
 
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from penstock.cli.options import with_settings
 from penstock.cli.output import format_option, out, print_json, print_json_line, table
 from penstock.cli.release.asking import LOOKING, ask, named, topology_argument
-from penstock.cli.release.words import author_of, coloured, known_json, moment, release_json, without_effect
+from penstock.cli.release.words import author_of, coloured, known_json, moment, release_json, trial_of, without_effect
 from penstock.control.fleet import Worker
 from penstock.control.lifecycle import ENDS
 from penstock.control.messages import timestamp
@@ -34,7 +34,7 @@ __all__ = ["status"]
 @with_settings(*LOOKING)
 @format_option
 def status(topology: str, watch: bool, settings: Settings, form: str) -> int:
-    """Print the active generation of TOPOLOGY, and each worker with the states of the releases on it.
+    """Print the active generation of TOPOLOGY, the release on trial, and each worker with the states of the releases on it.
 
     A worker counts as lost when it has not reported for five times --status-interval, at least 10 s. After a minute it counts as
     replaced if live workers have all its partitions; after an hour it is no longer listed. Exit code 1 when a person should look:
@@ -96,10 +96,12 @@ def _age(operator: Operator, worker: Worker) -> str:
 
 def _json(operator: Operator) -> dict[str, Any]:
     log = operator.log
+    live = log.generations[-1].live if log.generations else None
     return {
         "topology": operator.topology.name,
         "generation": log.generation,
-        "release": release_json(log.generations[-1].release) if log.generations else None,
+        "release": release_json(live) if live and live.id else None,
+        "trial": known_json(log, log.releases[log.candidate.id]) if log.candidate else None,
         "pending": [known_json(log, log.releases[one.id]) for one in log.pending],
         "refused": dict(log.refused + log.ignored),
         "strange": dict(operator.fleet.strange),
@@ -124,6 +126,8 @@ def _json(operator: Operator) -> dict[str, Any]:
 def _picture(operator: Operator) -> RenderableType:
     log = operator.log
     parts: list[RenderableType] = [Text.from_markup(f"[bold]{operator.topology.name}[/]: {_active(operator)}")]
+    if trial := trial_of(log):
+        parts.append(Text(f"on trial: {trial}", style="yellow"))
     parts += [Text(f"pending: {one.id} by {author_of(one)}: {one.reason or 'no reason given'}", style="yellow") for one in log.pending]
     shown = table("", "worker", "", "generation", "ready", "partitions", "lag", "dead letters/s", "releases", "said", wraps="releases")
     for one in operator.fleet.workers():
@@ -188,8 +192,9 @@ def _active(operator: Operator) -> str:
     if not log.generations:
         return "generation [bold]0[/], what the topology file binds"
     newest = log.generations[-1]
-    release = newest.release
-    by = f"release {short(release.id)} by {escape(author_of(release))}" + (f": {escape(release.reason)}" if release.reason else "")
+    release = newest.live
+    by = f"release {short(release.id)} by {escape(author_of(release))}" if release.id else "what the topology file binds"
+    by += f": {escape(release.reason)}" if release.reason else ""
     return f"generation [bold]{newest.number}[/] since {moment(newest.at_ms)}, {by}"
 
 

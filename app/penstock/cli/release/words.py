@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -15,15 +16,15 @@ from penstock.control.messages import Release
 from penstock.control.proposal import Difference
 from penstock.control.rollout import Stand
 from penstock.operate.comparing import Compared
-from penstock.operate.state import duration, past, short
+from penstock.operate.state import described, duration, past, short
 
 __all__ = [
     "COLOURS", "author_of", "binding_json", "coloured", "compared_json", "compared_lines", "difference_json", "duration", "known_json",
-    "moment", "release_json", "short", "stand_json", "without_effect",
+    "moment", "release_json", "short", "stand_json", "trial_of", "without_effect",
 ]  # fmt: skip
 
 COLOURS: Final = {
-    "pending": "yellow", "active": "green", "superseded": "", "aborted": "red", "rejected": "red",
+    "pending": "yellow", "candidate": "yellow", "active": "green", "superseded": "", "aborted": "red", "rejected": "red",
     "ready": "green", "live": "green", "failed": "red", "stale": "red",
 }  # fmt: skip
 
@@ -86,6 +87,7 @@ def known_json(log: Log, known: Known) -> dict[str, Any]:
         **release_json(found.release),
         "standing": found.standing.value, "why": found.why, "announced": found.announced, "offset": found.offset,
         "generation": found.generation, "activated": found.activated, "activated_by": found.activated_by,
+        "trial": None if found.trial is None else dataclasses.asdict(found.trial),
         "changes": difference_json(found.changes),
     }  # fmt: skip
 
@@ -94,6 +96,14 @@ def stand_json(stand: Stand, generation: int | None, seconds: float | None = Non
     """Returns the state of a release on a worker, the worker's generation, and the seconds that the switch took."""
     told = {"worker": stand.worker, "live": stand.live, "state": stand.state, "detail": stand.detail}
     return {**told, "generation": generation, "seconds": seconds}
+
+
+def trial_of(log: Log) -> str:
+    """Returns the release on trial, its share and step, and by whom and why it is paused; "" without one."""
+    if not (release := log.candidate):
+        return ""
+    text = f"release {short(release.id)} by {author_of(release)}: {described(release.strategy, log.generations[-1].share)}"
+    return text + (f"; {log.releases[release.id].why}" if log.paused else "") + (f"; {release.reason}" if release.reason else "")
 
 
 def coloured(state: str) -> str:

@@ -110,10 +110,14 @@ class RecordBatch:
         """Returns the outputs as records, the batch's first timestamp, and the latest timestamp of these outputs."""
         begun = self._first if self._count else None
         if self._native is not None and parcel.extra is None:
-            head, origin, title, place = _head(parcel.common, parcel.origin, parcel.identity)
+            heads = [_head((*parcel.common, *one), parcel.origin, parcel.identity) for one in (parcel.variants or ((),))]
+            head, origin, title, place = heads[0]
+            head_of = head if parcel.which is None else [heads[at][0] for at in parcel.which]
             ids = place if parcel.ids is None else parcel.ids
             try:
-                return self._native.encode_records(parcel.inputs, parcel.keys, parcel.values, head, origin, title, ids, begun, self._count)
+                return self._native.encode_records(
+                    parcel.inputs, parcel.keys, parcel.values, head_of, origin, title, ids, begun, self._count
+                )
             except (TypeError, ValueError, OverflowError):
                 pass  # an uncommon form: the Python code decides whether it is an error
         stamps = list(map(_TIMESTAMP, parcel.inputs))
@@ -180,7 +184,7 @@ def _head(
 def _encode_plain(parcel: Parcel, stamps: Sequence[int], first: int, number: int) -> bytes:
     """Encodes most outputs: those with a key, a value, the shared headers and the position. Raises IndexError or TypeError for others."""
     head, prefix, title, place = _head(parcel.common, parcel.origin, parcel.identity)
-    if prefix is None or title is None or place is None or parcel.extra is not None or min(stamps) < first:
+    if prefix is None or title is None or place is None or parcel.extra is not None or parcel.which is not None or min(stamps) < first:
         raise TypeError
     varint = _READY
     origin = prefix.replace(b"%", b"%%") + b"%d"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.evidence.assign import arms_of, numbers_of
+from penstock.engine.assign import arms_of, numbers_of
 from penstock.evidence.bandit import Arms, best, with_floor
 
 EXPECTED = [0.6111966787240571, 0.5002634292526592, 0.07143464517978482]
