@@ -5,10 +5,10 @@
         └──────────┴───────────┴────────────┴───────────┴─────────┴─────────┴────────┴→ failed | aborted | stale
 
 `announced` may lead to `ready` directly: a rollback binds what is still loaded. A `candidate` is on trial: it scores, and answers
-a share of the units. It becomes live, or ends as `aborted`, as `stale`, or as `retired` where this worker learns
-of its promotion only with that of its successor. `aborted` (the operator withdrew it),
-`stale` (another release was activated first) and `retired` (its plan was released) are ends. So is `failed`, unless the
-release is activated nevertheless: then this worker continues with its current plan, and tries again (`announced`).
+a share of the units. It becomes live, or ends as `aborted`, as `stale`, or as `retired` where this worker learns of its promotion
+only with that of its successor. `aborted` (the operator withdrew it), `stale` (another release was activated first) and `retired`
+(its plan was released) are ends. So is `failed`, unless the release is activated nevertheless: then this worker continues with its
+current plan, and tries again (`announced`).
 """
 
 from __future__ import annotations

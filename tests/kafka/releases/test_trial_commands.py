@@ -105,7 +105,7 @@ def test_canary_is_promoted_step_by_step_until_it_is_live(stage: Stage, capsys: 
         (past,) = told(stage, capsys, "history")["releases"]
         assert (past["standing"], past["generation"], past["trial"]["last"], past["trial"]["ended"]) == ("active", 3, 2, 3)
         out, _ = said(stage, capsys, "history")
-        assert "1-2 on trial: 25 %, step 2 of 2" in out
+        assert "1-2 trial, up to 25 %" in out
         assert main(["releases", "show", str(stage.folder / "payments.yaml"), id, *flags_of(stage, "status")]) == 0
         out = capsys.readouterr().out
         for number, what in ((1, "step 1 of 2: answers 5 %"), (2, "step 2 of 2: answers 25 %"), (3, ": live")):
@@ -148,7 +148,7 @@ def test_abort_ends_the_trial_and_the_one_that_is_meant_may_be_left_out(stage: S
         assert (log.generation, log.candidate, log.releases[id].standing) == (3, None, Standing.ABORTED)
         assert said(stage, capsys, "abort", code=8)[1].strip().endswith("no release is on trial")
         out, _ = said(stage, capsys, "history")
-        assert "2 on trial: 50 %" in out
+        assert "2 trial, up to 50 %" in out
         assert "3 without it" in out
         shown = told(stage, capsys, "status")
         assert (shown["generation"], shown["release"]["reason"], shown["trial"]) == (3, "the base", None)

@@ -227,7 +227,7 @@ def test_release_of_version_1_reads_as_the_one_strategy_that_there_was() -> None
     "strategy",
     [
         {"kind": "bandit"}, {"kind": ""}, {"kind": "canary", "steps": [0.5], "seed": {"deep": []}}, {"kind": "single", "share": 0.05},
-        {"kind": "Single"}, {"kind": "split", "share": 0.5, "arms": 3},  {"kind": "shadow"},
+        {"kind": "Single"}, {"kind": "split", "share": 0.5, "arms": 3}, {"kind": "shadow"},
     ],
 )  # fmt: skip
 def test_strategy_that_is_not_known_is_never_taken_for_another(

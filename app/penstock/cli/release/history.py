@@ -164,11 +164,15 @@ def _generations(seen: Past) -> Iterator[str]:
     if trial := seen.trial:
         numbers = str(trial.generation) if trial.last == trial.generation else f"{trial.generation}-{trial.last}"
         step = f", step {trial.step} of {trial.steps}" if trial.steps > 1 else ""
-        yield f"[yellow]{numbers}[/] on trial: {share(trial.share)}{step}" + (", paused" if trial.paused else "")
+        if seen.generation is None and trial.ended is None:
+            yield f"[yellow]{numbers}[/] on trial: {share(trial.share)}{step}" + (", paused" if trial.paused else "")
+        else:
+            yield f"{numbers} trial, up to {share(trial.share)}"
         if seen.generation is None and trial.ended is not None:
             yield f"{trial.ended} without it"
     if seen.generation is not None:
-        yield f"[green]{seen.generation}[/]" if seen.standing is Standing.ACTIVE else str(seen.generation)
+        number = f"[green]{seen.generation}[/]" if seen.standing is Standing.ACTIVE else str(seen.generation)
+        yield f"{number} live" if seen.trial else number
 
 
 def _boundaries_json(seen: _Seen) -> list[dict[str, Any]]:
