@@ -179,3 +179,28 @@ def test_key_that_expires_takes_nothing_back(entries: list[Entry], expires: int)
     log, plain = fold(entries, dataclasses.replace(JUDGE, trust=Trust(later))), fold(kept)
     assert (log.generations, log.releases, log.pending) == (plain.generations, plain.releases, plain.pending)
     assert set(log.refused) - set(plain.refused) <= {"expired"}
+
+
+LIMITED = Judge(
+    "flights",
+    "cluster-1",
+    CONTROL,
+    Trust({kid: key if key.name == "second" else dataclasses.replace(key, max_share=0.25) for kid, key in TRUST.keys.items()}),
+)
+
+
+@given(topics())
+def test_limited_key_lets_no_release_answer_more_than_its_share_but_what_was_live_before(entries: list[Entry]) -> None:
+    log = Log(LIMITED)
+    for each in entries:
+        before, known = [written(one) for one in bound_before(log)], dict(log.releases)
+        outcome = log.apply(each)
+        author = next(name for name, key in KEYS.items() if (each.value or b"").startswith(head(key)))
+        if author == "second" or outcome.kind not in (Kind.ACTIVATED, Kind.PROMOTED):
+            continue
+        newest = log.generations[-1]
+        event(f"{outcome.kind} by {author}: {newest.share:g}")
+        assert newest.share <= 0.25
+        made = known[outcome.id or ""].release
+        back = made.restores is not None and written(made.bindings) == before[made.restores]
+        assert back or newest.candidate is not None, "a new version is live by a key that may not"

@@ -15,6 +15,7 @@ from penstock.cli.echo import echo
 from penstock.cli.files import edit
 from penstock.cli.options import with_settings
 from penstock.cli.output import err, format_option, out, print_json, table
+from penstock.cli.release.strategies import Percent
 from penstock.control.rights import ALL, RELEASES, listed
 from penstock.control.trust.file import KEY_NAME, Trust, TrustedKey, is_topology, with_key, with_revocation
 from penstock.control.trust.keys import HOME, SigningKey, public_key
@@ -142,7 +143,8 @@ def ls(settings: Settings, form: str) -> None:
         *("name", "standing", "may", "topologies", "trusted", "expires", "revoked", "key", "private part", "comment"),
     )
     for row in rows:
-        shown = {**row, "topologies": ", ".join(row["topologies"]), "may": ", ".join(row["may"])}
+        most = f", up to {100 * row['max_share']:.6g} % of the units" if (row["max_share"] or 1) < 1 else ""
+        shown = {**row, "topologies": ", ".join(row["topologies"]), "may": ", ".join(row["may"]) + most}
         listing.add_row(*(escape(shown[name] or "") for name in _COLUMNS))
     out.print(listing)
 
@@ -160,14 +162,17 @@ def ls(settings: Settings, form: str) -> None:
     help="A topology that it may release; '*' for all.",
 )
 @click.option("--may", type=click.Choice(RELEASES), multiple=True, help="What it may do; may be given several times. [default: all three]")
+@click.option(
+    "--max-share", type=Percent(), metavar="PERCENT", help="The most of the units that it may let a release answer. [default: 100]"
+)
 @click.option("--from", "begin", type=Time(), help="Trusted from then on, such as 2026-01-31T12:00:00Z. [default: now]")
 @click.option("--expires", type=Time(), help="Not trusted from then on. [default: never]")
 @click.option("--comment", default="", help="A comment, one line.")
 @with_settings("trust")
 @format_option
 def trust(
-    name: str, text: str | None, topologies: tuple[str, ...], may: tuple[str, ...], begin: int | None, expires: int | None, comment: str,
-    settings: Settings, form: str,
+    name: str, text: str | None, topologies: tuple[str, ...], may: tuple[str, ...], max_share: float | None, begin: int | None,
+    expires: int | None, comment: str, settings: Settings, form: str,
 ) -> None:  # fmt: skip
     """Add a public key to the trust file, under the name that its releases will show as author.
 
@@ -177,7 +182,8 @@ def trust(
 
     A key may `deploy` (release any version, and promote and end its own releases), `promote` (activate, promote or abort what
     others have announced) and `rollback` (return to an earlier generation, and abort). Give the key of a worker with
-    `on_invalid: rollback` only `--may rollback`.
+    `on_invalid: rollback` only `--may rollback`. With --max-share it begins trials and promotes them up to that share; what
+    leads further needs another key.
 
     Workers read the file again when it changes; copy it to their hosts. Workers of a Penstock without these rights refuse a
     file that names them: upgrade these first.
@@ -191,7 +197,10 @@ def trust(
     begin = _now() if begin is None else begin
     if expires is not None and expires <= begin:
         raise click.BadParameter("this is not after the time from which it is trusted", param_hint="--expires")
-    key = TrustedKey(name, text, frozenset(topologies), begin, comment=comment, may=frozenset(may) or ALL, expires_ms=expires)
+    key = TrustedKey(
+        name, text, frozenset(topologies), begin, comment=comment, may=frozenset(may) or ALL, expires_ms=expires,
+        max_share=1.0 if max_share is None else max_share,
+    )  # fmt: skip
     edit(settings.trust, lambda before, file: with_key(before, key, file=file))
     _say(settings.trust, name, f"{name} may {listed(key.may)} {'all topologies' if '*' in topologies else ', '.join(topologies)}", form)
 
@@ -227,7 +236,8 @@ def revoke(name: str, at: int | None, settings: Settings, form: str) -> None:
 
 _COLUMNS: Final = ("name", "standing", "may", "topologies", "trusted", "expires", "revoked", "key", "private", "comment")
 _UNKNOWN: Final[dict[str, Any]] = {
-    "standing": "not in the file", "may": [], "topologies": [], "trusted": None, "expires": None, "revoked": None, "comment": "",
+    "standing": "not in the file", "may": [], "max_share": None, "topologies": [], "trusted": None, "expires": None, "revoked": None,
+    "comment": "",
 }  # fmt: skip
 
 
@@ -236,6 +246,7 @@ def _row(key: TrustedKey) -> dict[str, Any]:
         "name": key.name,
         "standing": _standing(key, _now()),
         "may": [one for one in RELEASES if one in key.may],
+        "max_share": key.max_share,
         "topologies": sorted(key.topologies),
         "trusted": shown_time(key.trusted_ms),
         "expires": None if key.expires_ms is None else shown_time(key.expires_ms),

@@ -182,6 +182,14 @@ class Log:
         """Returns whether the release of this id is on trial."""
         return self.candidate is not None and self.candidate.id == id
 
+    def leads_to(self, message: Message) -> float:
+        """Returns the share of the units that a release would answer by this message, 1 where it would be live; 0 where it changes none."""
+        if isinstance(message, Activate) and message.id in self._pending:
+            return (*shares_of(self.releases[message.id].release.strategy), 1.0)[0]
+        if isinstance(message, Promote) and self.candidate is not None and self.candidate.id == message.id:
+            return 1.0 if message.full else (*shares_of(self.candidate.strategy), 1.0)[self.generations[-1].step + 1]
+        return 0.0
+
     def bound(self, generation: int) -> Mapping[str, Binding] | None:
         """Returns what answers in a generation, by node. The release after generation 0 records what 0 bound. None when it is not known."""
         if generation == 0:

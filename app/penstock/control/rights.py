@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from penstock.control.log import Log
 
 __all__ = [
-    "ALL", "CALLS", "DEPLOY", "LABEL", "PROMOTE", "READ", "RELEASES", "RIGHTS", "ROLLBACK", "SCORE", "Admitted", "check_right", "listed",
-    "needed",
+    "ALL", "CALLS", "DEPLOY", "LABEL", "PROMOTE", "READ", "RELEASES", "RIGHTS", "ROLLBACK", "SCORE", "Admitted", "check_right",
+    "check_share", "listed", "needed",
 ]  # fmt: skip
 
 DEPLOY: Final = "deploy"
@@ -52,10 +52,11 @@ ALL: Final = frozenset(RELEASES)
 
 
 class Admitted(NamedTuple):
-    """A message that the judge has admitted, and what its key may do."""
+    """A message that the judge has admitted, and what its key may do: its rights, and the share that it may let a release answer."""
 
     message: Message
     may: frozenset[str] = ALL
+    max_share: float = 1.0
 
 
 def needed(log: Log, message: Message) -> frozenset[str]:
@@ -80,7 +81,7 @@ def needed(log: Log, message: Message) -> frozenset[str]:
 
 
 def check_right(log: Log, admitted: Admitted) -> None:
-    """Raises ControlError when the key has none of the rights that the message needs (`not-allowed`), or as `needed`."""
+    """Raises ControlError when the key may not do what the message asks for (`not-allowed`), or as `needed`."""
     wanted = needed(log, admitted.message)
     if wanted.isdisjoint(admitted.may):
         message = admitted.message
@@ -88,6 +89,17 @@ def check_right(log: Log, admitted: Admitted) -> None:
         raise ControlError(
             f"{message.author} may {listed(admitted.may) or 'do nothing'}, and {what} needs the right to {listed(wanted, 'or')}",
             code="not-allowed",
+        )
+    known = log.releases.get(admitted.message.id)
+    if not (isinstance(admitted.message, Activate) and known is not None and _restores(log, known.release)):  # back is no risk
+        check_share(admitted.message.author, log.leads_to(admitted.message), admitted.max_share)
+
+
+def check_share(author: str, share: float, most: float) -> None:
+    """Raises ControlError (`not-allowed`) when the share of the units is more than the key may let a release answer."""
+    if share > most:
+        raise ControlError(
+            f"{author} may let a release answer {100 * most:.6g} % of the units, and this leads to {100 * share:.6g} %", code="not-allowed"
         )
 
 

@@ -23,7 +23,7 @@ from typing import Any, Final, Self
 from penstock.control.fleet import Fleet, silence_after
 from penstock.control.log import Log
 from penstock.control.messages import Message, timestamp
-from penstock.control.rights import listed, needed
+from penstock.control.rights import check_share, listed, needed
 from penstock.control.topics import Groups, Topics
 from penstock.control.trust import NEXT, Judge, Trust
 from penstock.control.trust.member import Group
@@ -225,8 +225,9 @@ class Desk:
             raise ControlError(f"nothing was written, since readers would refuse it: {error}{advice}", code=error.code) from error
         return sealed
 
-    def demand(self, rights: frozenset[str]) -> None:
-        """Raises ControlError when the key of the settings has none of these rights now, with the names of those that have.
+    def demand(self, rights: frozenset[str], share: float = 0.0) -> None:
+        """Raises ControlError when the key of the settings has none of these rights now, with the names of those that have; or when it may
+        not let a release answer this share of the units.
 
         ConfigError when the settings name no key, or one that is not trusted here.
         """
@@ -237,6 +238,7 @@ class Desk:
         if rights.isdisjoint(voice.may):
             what = f"{voice.author} may {listed(voice.may)}, and this needs the right to {listed(rights, 'or')}"
             raise ControlError(f"{what}. Nothing was written{self._able(rights)}", code="not-allowed")
+        check_share(voice.author, share, 1.0 if own is None else own.max_share)
 
     def _able(self, rights: frozenset[str]) -> str:
         able = self._trust.able(self._topology.name, rights, self.fleet.clock.now_ms())

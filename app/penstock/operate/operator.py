@@ -34,10 +34,10 @@ from penstock.control.fleet import Fleet, Worker
 from penstock.control.log import Generation, Log, Standing
 from penstock.control.messages import Abort, Activate, Pause, Promote, Release, new_id
 from penstock.control.proposal import Change, Difference, Proposal, bound_now, changes_of, find, propose, restore
-from penstock.control.rights import DEPLOY, ROLLBACK, needed
+from penstock.control.rights import ALL, DEPLOY, ROLLBACK, needed
 from penstock.control.rollout import Stand, Verdict, outdated, stands, verdict
 from penstock.control.status import Boundary
-from penstock.control.strategy import SINGLE, Single, Strategy
+from penstock.control.strategy import SINGLE, Single, Strategy, shares_of
 from penstock.errors import ConfigError, ControlError, TransportUnavailable
 from penstock.operate.aliases import Moves, moves
 from penstock.operate.comparing import Compared, compared
@@ -262,6 +262,8 @@ class Operator:
         Raises ControlError when the release was not activated, with the reason of each worker or the release that was first;
         TransportError when the brokers are unreachable: then the release may be pending.
         """
+        if wait and proposal.restores is None:
+            self._desk.demand(ALL, (*shares_of(proposal.strategy), 1.0)[0])
         await self._await_workers(min_ready, timeout)
         self._check_workers(min_ready)
         release = Release(
@@ -294,7 +296,8 @@ class Operator:
         release = find(self.log, id).release
         on_changes(await self.compare(changes_of(self.log, release)))
         if self._standing(release) is Standing.PENDING:
-            self._desk.demand(needed(self.log, Activate(**self._desk.opening(release.id))))
+            activate = Activate(**self._desk.opening(release.id))
+            self._desk.demand(needed(self.log, activate), self.log.leads_to(activate))
             await self._await_workers(min_ready, timeout)
             self._check_workers(min_ready)
             try:
@@ -318,7 +321,9 @@ class Operator:
         if (why := self._paused(trial)) and not resume:
             raise ControlError(f"the trial of release {trial.id} is {why}; a promotion has to say that it resumes it", code="paused")
         base = self.log.generation
-        await self._desk.say(Promote(base=base, resume=resume, full=full, **self._desk.opening(trial.id, reason)))
+        promote = Promote(base=base, resume=resume, full=full, **self._desk.opening(trial.id, reason))
+        self._desk.demand(needed(self.log, promote), self.log.leads_to(promote))
+        await self._desk.say(promote)
         made = self.log.generations[base] if self.log.generation > base else None
         if made is None or _role(made, trial) == "aborted" or (full and made.live.id != trial.id):
             raise self._forestalled(trial, "promoted")

@@ -16,6 +16,8 @@ import penstock
 from penstock.cli.main import main
 from penstock.control.log import Log, Standing
 from penstock.control.strategy import Canary, Split
+from penstock.control.trust.file import TrustedKey, with_key
+from penstock.control.trust.keys import SigningKey
 from penstock.errors import ConfigError, ControlError
 from penstock.operate.operator import Operator, Phase, Progress, operate
 from penstock.operate.requests import Requests
@@ -292,3 +294,22 @@ def test_requests_lead_a_trial_for_a_caller(stage: Stage) -> None:
     with Puppets(stage, Puppet("a")):
         assert asyncio.run(serve()) == [Standing.CANDIDATE, Standing.CANDIDATE, Standing.ABORTED]
         assert log_of(stage).generation == 3
+
+
+def test_limited_key_begins_trials_and_leads_no_further_than_its_share(stage: Stage) -> None:
+    key, file = SigningKey.new("steward"), stage.folder / "limited.toml"
+    key.save(stage.folder / "steward.pem")
+    limited = TrustedKey("steward", key.public, frozenset({"*"}), 0, max_share=0.25)
+    file.write_text(with_key("", limited, file=str(file)))
+    settings = replace(stage.settings, trust=file, signing_key=stage.folder / "steward.pem", unsigned_control=False)
+    stage = replace(stage, settings=settings)
+    with Puppets(stage, Puppet("a")):
+        begun = act(stage, lambda it: it.deploy(CHANGE, strategy=Canary((0.05, 0.25, 0.6))))
+        assert begun.share == 0.05
+        assert act(stage, lambda it: it.promote()).share == 0.25
+        why = refused(stage, lambda it: it.promote())
+        assert (why.code, str(why)) == ("not-allowed", "steward may let a release answer 25 % of the units, and this leads to 60 %")
+        assert "leads to 100 %" in str(refused(stage, lambda it: it.promote(full=True)))
+        act(stage, lambda it: it.abort())
+        assert "leads to 100 %" in str(refused(stage, lambda it: it.deploy(CHANGE)))
+        assert "leads to 50 %" in str(refused(stage, lambda it: it.deploy(CHANGE, strategy=Split(0.5))))

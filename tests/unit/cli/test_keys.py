@@ -64,6 +64,7 @@ def test_key_is_made_handed_on_and_trusted(run: Run) -> None:
     (listed,) = run("ls", "--format", "json").json
     assert listed == {
         "name": "alice", "standing": "trusted", "may": ["deploy", "promote", "rollback"], "topologies": ["flights", "trains"],
+        "max_share": 1.0,
         "trusted": "2026-01-31T12:00:00Z", "expires": None, "revoked": None,
         "key": key.kid, "public": key.public, "comment": 'the "first"', "private": str(own("alice")),
     }  # fmt: skip
@@ -94,6 +95,17 @@ def test_public_part_is_printed_of_a_name_and_of_a_file(run: Run) -> None:
     missing = run("public", "bob")
     assert missing.code == 2
     assert "bob.pem: cannot be read" in missing.err
+
+
+def test_key_may_be_limited_to_a_share(run: Run) -> None:
+    run("new", "steward")
+    assert run("trust", "steward", "--topology", "flights", "--max-share", "25").code == 0
+    assert "max_share = 0.25\n" in Path("trust.toml").read_text()
+    (key,) = Trust.load(Path("trust.toml")).keys.values()
+    assert key.max_share == 0.25
+    assert "up to 25 % of the units" in " ".join(run("ls").out.split())
+    assert run("ls", "--format", "json").json[0]["max_share"] == 0.25
+    assert run("trust", "other", "--public", SigningKey.new("o").public, "--topology", "flights", "--max-share", "0").code == 2
 
 
 def test_key_may_be_trusted_for_less_and_for_a_time(run: Run) -> None:

@@ -367,6 +367,7 @@ def test_every_problem_of_a_trust_file_is_told_at_once(tmp_path: Path) -> None:
         topologies = ["a b"]
         revoked = 2026-01-01T00:00:00
         comment = 1
+        max_share = 0
         [keys.carol]
         """
     )
@@ -380,14 +381,15 @@ def test_every_problem_of_a_trust_file_is_told_at_once(tmp_path: Path) -> None:
         "FILE:3:1: keys.alice.topologies",
         "FILE:3:1: keys.alice.trusted",
         "FILE:9:1: keys.bob@example.org.comment",
+        "FILE:9:1: keys.bob@example.org.max_share",
         "FILE:9:1: keys.bob@example.org.public",
         "FILE:9:1: keys.bob@example.org.revoked",
         "FILE:9:1: keys.bob@example.org.topologies",
         "FILE:9:1: keys.bob@example.org.trusted",
         "FILE:9:1: keys.bob@example.org",
-        "FILE:14:1: keys.carol.public",
-        "FILE:14:1: keys.carol.topologies",
-        "FILE:14:1: keys.carol.trusted",
+        "FILE:15:1: keys.carol.public",
+        "FILE:15:1: keys.carol.topologies",
+        "FILE:15:1: keys.carol.trusted",
     ]
 
 

@@ -11,12 +11,12 @@ import click
 from penstock.control.strategy import SINGLE, Canary, Single, Split, Strategy, shares_of
 from penstock.operate.state import share
 
-__all__ = ["strategy_of", "strategy_options", "text_of"]
+__all__ = ["Percent", "strategy_of", "strategy_options", "text_of"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _Percent(click.ParamType):
+class Percent(click.ParamType):
     """A share of the units as percent: more than 0, and at most 100."""
 
     name = "percent"
@@ -31,7 +31,7 @@ class _Percent(click.ParamType):
         return float(percent / 100)
 
 
-class _Steps(_Percent):
+class _Steps(Percent):
     """Several of them, with commas between."""
 
     name = "steps"
@@ -43,7 +43,7 @@ class _Steps(_Percent):
 def strategy_options(command: F) -> F:
     """Adds the options, which the command receives as `canary` and `split`; `strategy_of` reads them."""
     for option in (
-        click.option("--split", type=_Percent(), metavar="PERCENT", help="Try it: it answers this share of the units."),
+        click.option("--split", type=Percent(), metavar="PERCENT", help="Try it: it answers this share of the units."),
         click.option(
             "--canary", type=_Steps(), metavar="PERCENT,...", help="Try it: it answers the first share of the units, and `promote` goes on."
         ),

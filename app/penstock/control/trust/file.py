@@ -4,6 +4,7 @@
     public = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"
     topologies = ["flights"]            # or ["*"]: all
     may = ["promote", "rollback"]       # what it may do (`control.rights`); without the line: deploy, promote and rollback
+    max_share = 0.25                    # the most of the units that it may let a release answer; without the line: all
     trusted = 2026-01-31T12:00:00Z
     expires = 2027-01-31T12:00:00Z      # if it is to end by itself
     revoked = 2026-06-30T12:00:00Z      # once it is no longer trusted
@@ -51,7 +52,7 @@ class Fault(NamedTuple):
 class TrustedKey:
     """A key of the trust file: `public` in base64url, the topologies it is for ("*": all), its rights, and when it is trusted.
 
-    Times are Unix times in ms.
+    `max_share` is the largest share of the units (0 to 1) that it may let a release answer. Times are Unix times in ms.
     """
 
     name: str
@@ -62,6 +63,7 @@ class TrustedKey:
     comment: str = field(default="", compare=False)
     may: frozenset[str] = ALL
     expires_ms: int | None = None
+    max_share: float = 1.0
 
     @property
     def kid(self) -> str:
@@ -150,7 +152,7 @@ class Trust:
         )
 
 
-_FIELDS: Final = ("kid", "public", "topologies", "may", "trusted", "expires", "revoked", "comment")
+_FIELDS: Final = ("kid", "public", "topologies", "may", "max_share", "trusted", "expires", "revoked", "comment")
 
 
 def _complaints(name: str, table: Any) -> Iterator[str]:
@@ -168,6 +170,9 @@ def _complaints(name: str, table: Any) -> Iterator[str]:
     may = table.get("may", ["deploy"])
     if not isinstance(may, list) or not may or not all(isinstance(one, str) and one in RELEASES for one in may):
         yield f"may: a list of {', '.join(RELEASES)}; without the line, all of them"
+    share = table.get("max_share", 1.0)
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        yield "max_share: a share of the units is needed, more than 0 and at most 1, such as 0.25"
     for when in ("trusted", "expires", "revoked"):
         value = table.get(when)
         if not (isinstance(value, datetime) and value.tzinfo) and (when in table or when == "trusted"):
@@ -202,7 +207,7 @@ def _trusted(name: str, table: Mapping[str, Any]) -> TrustedKey:
     revoked, expires = table.get("revoked"), table.get("expires")
     return TrustedKey(
         name, table["public"], frozenset(table["topologies"]), ms(table["trusted"]), revoked and ms(revoked), table.get("comment", ""),
-        frozenset(table.get("may", ALL)), expires and ms(expires),
+        frozenset(table.get("may", ALL)), expires and ms(expires), float(table.get("max_share", 1.0)),
     )  # fmt: skip
 
 
@@ -233,6 +238,7 @@ def with_key(text: str, key: TrustedKey, *, file: str) -> str:
         f'kid = "{key.kid}"',
         f"topologies = [{', '.join(_quoted(one) for one in sorted(key.topologies))}]",
         *([f"may = [{', '.join(_quoted(one) for one in RELEASES if one in key.may)}]"] if key.may != ALL else []),
+        *([f"max_share = {key.max_share!r}"] if key.max_share < 1 else []),
         f"trusted = {_written(key.trusted_ms)}",
         *([f"expires = {_written(key.expires_ms)}"] if key.expires_ms is not None else []),
         *([f"comment = {_quoted(key.comment)}"] if key.comment else []),

@@ -104,7 +104,7 @@ class Judge:
             key, payload = self._open(value, entry)
         message = parse(payload)
         self._fits(message, entry, key)
-        return Admitted(message) if key is None else Admitted(message, key.may)
+        return Admitted(message) if key is None else Admitted(message, key.may, key.max_share)
 
     def _open(self, value: bytes, entry: Entry) -> tuple[TrustedKey, bytes]:
         """Returns the key that signed, and the payload that it signed."""
