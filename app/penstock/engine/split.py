@@ -235,10 +235,8 @@ class Split:
         kept = first.take(np.flatnonzero(self.arms[_numbers(first)] == ANSWERED))
         batch = self.before.batch
         rest = _part(batch, self.arms[_numbers(batch)] != ANSWERED, self.divided.reads)
-        self._pieces = [
-            kept,
-            Execution(self.divided.live, rest, self.states).run(),
-        ]  # all its rows again: answers depend on a batch's shape
+        # All of its rows run again, in one piece: the axes of what a node gives depend on the rows that run together.
+        self._pieces = [kept, Execution(self.divided.live, rest, self.states).run()]
         self._merge()
         return True
 

@@ -36,6 +36,7 @@ class TrialGuard:
         self._now: Candidate | None = None
         self._before = Failures()  # of the generations before, of the same release
         self._answered = 0
+        self._bad = False
 
     async def run(self) -> None:
         while True:
@@ -45,17 +46,18 @@ class TrialGuard:
                 await asyncio.sleep(AGAIN)
 
     def look(self) -> str:
-        """Returns why what is on trial is bad, "" where it is not, and says so."""
+        """Returns why what is on trial is bad, "" where it is not; says so once, as the counts go on."""
         found, before = self._candidate(), self._now
         if found is not before:
             if found is not None and before is not None and found.router.experiment == before.router.experiment:
                 self._before, self._answered = self._failures(before), self._answered + before.tally.answered
             else:
-                self._before, self._answered = Failures(), 0
+                self._before, self._answered, self._bad = Failures(), 0, False
                 self._say("")
             self._now = found
         why = "" if found is None else self._judged(found)
-        if why:
+        if why and not self._bad:
+            self._bad = True
             self._say(why)
         return why
 

@@ -97,3 +97,14 @@ def test_what_is_bad_is_taken_back() -> None:
         return guarded.taken
 
     assert asyncio.run(act()) == ["r1"]
+
+
+def test_what_is_bad_is_said_once() -> None:
+    """Each word is a record of the status topic."""
+    words: list[str] = []
+    now = candidate(failed=20)
+    guard = TrialGuard(lambda: now, say=words.append, act=Guarded()._act)
+    for _ in range(3):
+        assert guard.look()
+        now.tally.failed += 1
+    assert len(words) == 2, "that nothing is known, and that it is bad"
