@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 
+import penstock as penstock_package
 from penstock.engine.assign import numbers_of
 from penstock.record import Record
 from penstock.registry.directory import DirectoryRegistry
 from penstock.testing import Broker, produce, read_all, wait_for
 from penstock.testing import models as onnx_models
-from tests.kafka.operating import configure, penstock, status, wait_until_ready
+from tests.kafka.operating import CONFIG, configure, penstock, status, wait_until_ready
 from tests.kafka.running import Job, make_job
+from tests.kafka.services import Service
 
 pytestmark = pytest.mark.broker
 
@@ -245,3 +247,30 @@ def test_a_worker_whose_file_has_another_unit_does_not_start_while_something_is_
         job.wait_for_answers(120)
         assert worker.stop() == 0
     assert {one.variant for one in answers(job)} == {"live", "candidate"}
+
+
+def test_services_and_programs_answer_with_what_is_live_while_something_is_on_trial(job: Job) -> None:
+    """They take part in the release, so that a promotion finds them ready."""
+    followed = penstock_package.open(job.file, follow=job.broker.bootstrap, config=job.folder / CONFIG, cache=job.folder / "own")
+    with job.run(unsigned_control="true", status_interval="0.5") as worker, Service(job) as service, followed as plan:
+        wait_until_ready(job, worker)
+        service.wait_until_ready()
+
+        def answer(generation: int) -> float:
+            def there() -> bool:
+                return plan.followed is not None and plan.followed.generation == generation
+
+            wait_for(there, f"generation {generation} in a program", 60, 0.1)
+            (found,) = plan.score([{"id": "1", "x": 1.0}])
+            assert isinstance(found, dict)
+            return float(found["y"])
+
+        assert answer(0) == 2.0
+        begun = tell(job, "deploy", "doubles", "double=double@2", "--split", "90")
+        assert [one["state"] for one in begun["workers"]] == ["candidate", "candidate"]
+        assert answer(1) == 2.0
+        assert tell(job, "promote", "doubles")["outcome"] == "live"
+        assert answer(2) == 3.0
+        assert service.told["generation"] == 2
+        assert service.stop() == 0
+        assert worker.stop() == 0
