@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import ssl
 from collections.abc import Iterator
@@ -127,7 +128,8 @@ def test_known_token_has_old_keys_fetched_again(tmp_path: Path, clock: Clock, pr
     opened.admit(f"Bearer {text}", None)
     provider.body = published(TWO)
     clock.now += module.REFRESH
-    opened.admit(f"Bearer {text}", None)
+    with contextlib.suppress(Unauthenticated):  # where the keys, which this request asks for, have come before it is decided
+        opened.admit(f"Bearer {text}", None)
     assert opened._tokens is not None
     opened._tokens.fetch()  # waits for the one that has begun
     with pytest.raises(Unauthenticated):
