@@ -60,7 +60,7 @@ def measure(rows: int, rounds: int, progress: Progress) -> Sheet:
 
 
 def _pipeline(live: Program, other: Program, node: str, share: float) -> Pipeline:
-    candidate = Candidate(other, frozenset([node]), Router("canary", "release", share)) if share else None
+    candidate = Candidate(other, frozenset([node]), Router("release", share)) if share else None
     return Pipeline(live, "flights", candidate=candidate, sink=MemorySink(Memory()))
 
 

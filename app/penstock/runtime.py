@@ -331,8 +331,8 @@ def check_tried(
 ) -> None:
     """Checks what no stage sees alone of versions that are to be tried, where they differ in the `changed` nodes; as `rebind`.
 
-    Raises ModelMismatch where a window of any stage would remember the answers of two versions, and for nodes of several stages: each stage
-    lets a row fall back for itself, and the others would go on with the candidate.
+    Raises ModelMismatch where a window of any stage would remember the answers of two versions, and for nodes of several stages: a row that
+    falls back in one would be the candidate's in the next.
     """
     whole = _whole(loaded, artifacts, parameters)
     windows = {node.name for node in whole.topology.windows}

@@ -132,7 +132,7 @@ class Machine(RuleBasedStateMachine):
                 self.thread = Preparing(release)
                 self.check_pause(release.id)
             case Switch(to):
-                assert to == self.log.generations[-1], "only what the log has in force is served"
+                assert to == self.log.generations[-1], "only the newest generation of the log is switched to"
                 assert not to.live.id or self.log.releases[to.live.id].standing is Standing.ACTIVE
                 assert to.candidate is None or self.log.releases[to.candidate.id].standing is Standing.CANDIDATE
                 assert all(id in self.plans or self.scoring.has(id) for id in self.newest()), "nothing scores that is not loaded"

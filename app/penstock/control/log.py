@@ -136,7 +136,8 @@ class Log:
     """The state after the entries that were applied so far. Read its attributes; only `apply` changes them.
 
     `generations` begin with number 1, the newest last. `refused` and `ignored` count by code the entries that changed nothing. `position`
-    is the offset after the last entry. `version` is the newest version of an admitted entry. `paused` says so of the trial that is on.
+    is the offset after the last entry. `version` is the newest version of an admitted entry. `paused` is whether the
+    trial that is under way is paused.
     """
 
     def __init__(self, judge: Callable[[Entry], Admitted]) -> None:
@@ -186,8 +187,8 @@ class Log:
         """Returns the share of the units that a release would answer by this message, 1 where it would be live; 0 where it changes none."""
         if isinstance(message, Activate) and message.id in self._pending:
             return (*shares_of(self.releases[message.id].release.strategy), 1.0)[0]
-        if isinstance(message, Promote) and self.candidate is not None and self.candidate.id == message.id:
-            return 1.0 if message.full else (*shares_of(self.candidate.strategy), 1.0)[self.generations[-1].step + 1]
+        if isinstance(message, Promote) and (trial := self.candidate) is not None and trial.id == message.id:
+            return 1.0 if message.full else (*shares_of(trial.strategy), 1.0)[self.generations[-1].step + 1]
         return 0.0
 
     def bound(self, generation: int) -> Mapping[str, Binding] | None:
@@ -304,12 +305,11 @@ class Log:
             why = f"the trial is {self.releases[trial.id].why}; a promotion has to say that it resumes it"
             return self._ignore("moot", message.id, why)
         self.paused = False
-        shares, step = shares_of(trial.strategy), now.step + 1
-        if message.full or step == len(shares):
+        if (share := self.leads_to(message)) == 1:
             self._replace(entry, message, trial)
         else:
             self._settle(trial.id, Standing.CANDIDATE, f"by {message.author}")
-            self._next(entry, message, now.live, trial, shares[step], step)
+            self._next(entry, message, now.live, trial, share, now.step + 1)
         return Outcome(Kind.PROMOTED, message.id)
 
     def _pause(self, message: Pause) -> Outcome:

@@ -22,12 +22,11 @@ KEPT = 65_536  # units whose number is kept, of a trial: hashing one costs ten t
 
 @dataclass(frozen=True, slots=True)
 class Router:
-    """The router of a trial: `name` is that of its strategy, `experiment` its release, and `share` that of the units, 0 to 1.
+    """The router of a trial: `experiment` is its release, and `share` that of the units, 0 to 1.
 
     `unit` is the field of the event, "" for the record's key. `numbers` are those of units that were seen.
     """
 
-    name: str
     experiment: str
     share: float
     unit: str = ""

@@ -203,9 +203,14 @@ class Split:
         return self.before.next + sum(one.next for one in (self._candidate, self._live) if one is not None)
 
     @property
+    def numbers(self) -> Array:
+        """The numbers of the rows that go on, ascending."""
+        return _numbers(self.batch)
+
+    @property
     def by_live(self) -> Batch:
         """The rows that the live plan has answered. A column is taken when it is first read: observers read few."""
-        batch, numbers = self.batch, _numbers(self.batch)
+        batch, numbers = self.batch, self.numbers
         keep = np.flatnonzero(self.arms[numbers] != ANSWERED)
         return Batch(len(keep), _Taken(batch.columns, keep), numbers[keep], batch.failures, batch.origin)
 

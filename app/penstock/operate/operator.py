@@ -239,8 +239,7 @@ class Operator:
     ) -> Deployed:  # fmt: skip
         """Makes a release with the bindings of an earlier generation, by default the one before. See `deploy`.
 
-        While a release is on trial, the way back is to end the trial: then it is aborted, and `outcome` of the result says so. With `to`
-        this raises ControlError.
+        While a release is on trial, this ends the trial instead: `outcome` of the result is `aborted`. With `to` it raises ControlError.
         """
         await self.demand(ROLLBACK)
         self._check_readers()

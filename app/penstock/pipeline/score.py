@@ -32,8 +32,7 @@ from penstock.batch import Array, Batch, Failure, Origin, Table
 from penstock.codecs.cloudevents import CONTENT_TYPE, MARK
 from penstock.engine import Execution, Output
 from penstock.engine.observe import Observers
-from penstock.engine.split import ANSWERED, FELL_BACK, NO_UNIT, Split, of_candidate
-from penstock.engine.split import LIVE as LIVE_ARM
+from penstock.engine.split import Split, of_candidate
 from penstock.errors import EncodeError, InferenceError, RecordError
 from penstock.native import native
 from penstock.parcel import Parcel, chosen
@@ -72,8 +71,6 @@ _HEADERS, _KEY = attrgetter("headers"), attrgetter("key")  # with map, they cost
 OFFSET = 19  # digits of the largest offset
 LEAST_LETTER = 16_384  # bytes
 _THERE = "join?.there"  # of records that a join has put together: whether it had an answer
-_OUTCOMES = ("no unit", "live", "candidate", "fell back")  # of a row in a trial, as the metric names them, in the order of its arms
-CHECKED = 16  # rows of a chunk that the live plan has failed on, and that a candidate is tried on
 TRACES = 64  # of earlier stages, whose headers are kept
 _TRIAL = (EXPERIMENT, VARIANT, PROPENSITY, FELL)
 AROUND = 256  # bytes of an output beside its key, its value, and its headers' texts: lengths, counts, the batch's own header
@@ -240,7 +237,9 @@ class Pipeline:
             while failures and tried.fall_back(failures):
                 parcels, failures = self._written(passing)
             batch = tried.batch
-            self._count_trial(tried, passing.chunk, failures)
+            assert self._candidate is not None, "nothing else divides a stage"
+            for outcome, rows in self._candidate.tally.take(tried, failures, passing.chunk.position, self._writable).items():
+                self.metrics.trial_rows.labels(outcome).inc(rows)
         if failures:
             parcels += self._bury(passing, failures)  # 5
         self._count(batch, failures, began, tried if isinstance(tried, Split) else None)
@@ -286,30 +285,6 @@ class Pipeline:
         batch = passing.execution.run(isolate=isolate, tell=self._meter)
         self.metrics.execute_seconds.inc(time.perf_counter() - began)
         return batch
-
-    def _count_trial(self, tried: Split, chunk: Chunk, failures: Sequence[Failure]) -> None:
-        """Counts the rows of a chunk by what became of them in the trial."""
-        assert self._candidate is not None, "nothing else divides a stage"
-        tally, arms = self._candidate.tally, tried.arms
-        answered = np.bincount(arms - NO_UNIT, minlength=len(_OUTCOMES)).tolist()
-        if failures:
-            lost = np.unique([one.row for one in failures])
-            failed = np.bincount(arms[lost] - NO_UNIT, minlength=len(_OUTCOMES)).tolist()
-            answered = [both - no for both, no in zip(answered, failed, strict=True)]
-            # The first ones stand for all: in a flood of bad rows, the candidate must not take longer than the live plan.
-            if some := lost[arms[lost] == LIVE_ARM][:CHECKED].tolist():
-                tally.live_failed += tally.count(tried.units_of(self._writable(tried.by_candidate(some))))
-        for outcome, rows in zip(_OUTCOMES, answered, strict=True):
-            if rows:
-                self.metrics.trial_rows.labels(outcome).inc(rows)
-        tally.answered += answered[ANSWERED - NO_UNIT]
-        if fell := answered[FELL_BACK - NO_UNIT]:
-            tally.lost += fell
-            tally.failed += tally.count(tried.units_of({*np.flatnonzero(arms == FELL_BACK).tolist()} - {one.row for one in failures}))
-        if tried.errors and not tally.example:
-            row, error = next(iter(tried.errors.items()))
-            tally.example = f"{chunk.position(row)}: {error.where}: {error}"
-            logger.warning("a row was answered by the live plan, because the candidate could not: %s", tally.example)
 
     def _writable(self, batch: Batch) -> set[int]:
         """Returns the numbers of the rows that all outputs can be written of."""

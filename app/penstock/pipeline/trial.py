@@ -12,19 +12,27 @@ An output of a stage with a candidate has these headers, where its row has a uni
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
+
+from penstock.batch import Batch, Failure
 from penstock.engine import Plan, Router
-from penstock.engine.split import ANSWERED, FELL_BACK, LIVE, Divided, divide
+from penstock.engine.split import ANSWERED, FELL_BACK, LIVE, NO_UNIT, Divided, Split, divide
 from penstock.pipeline.letters import CANDIDATE, EXPERIMENT, FELL, PROPENSITY, VARIANT
 from penstock.pipeline.letters import LIVE as LIVE_VARIANT
 from penstock.pipeline.ports import Program
-from penstock.record import Header
+from penstock.record import Header, Position
 
-__all__ = ["Candidate", "Tally", "arm_headers", "check_beside"]
+__all__ = ["CHECKED", "Candidate", "Tally", "arm_headers", "check_beside"]
 
+logger = logging.getLogger(__name__)
+
+OUTCOMES: Final = ("no unit", "live", "candidate", "fell back")  # of a row, in the order of its arms
+CHECKED: Final = 16  # rows of a chunk that the live plan has failed on, and that the candidate is tried on
 HOPELESS: Final = 1000  # rows
 MOST: Final = 10_000  # units that are remembered
 
@@ -51,8 +59,35 @@ class Tally:
         """Whether the candidate has answered nothing of very many rows: it is not asked any more."""
         return not self.answered and self.lost >= HOPELESS
 
-    def count(self, units: Iterable[object]) -> int:
-        """Returns how many of the units are new. Of very many, the evidence is clear, and no more are counted."""
+    def take(
+        self, tried: Split, failures: Sequence[Failure], position: Callable[[int], Position], writable: Callable[[Batch], set[int]]
+    ) -> dict[str, int]:
+        """Counts a chunk whose rows were divided, and returns its answered rows by outcome, as the metric names them.
+
+        `failures` are those that stay, `position` returns the place of a row's record, and `writable` the numbers of the rows of a batch
+        that all outputs can be written of.
+        """
+        arms, rows = tried.arms, tried.numbers
+        if failures:
+            lost = np.unique([one.row for one in failures])
+            rows = np.setdiff1d(rows, lost, assume_unique=True)
+            # The first ones stand for all: in a flood of bad rows, the candidate must not take longer than the live plan.
+            if some := lost[arms[lost] == LIVE][:CHECKED].tolist():
+                self.live_failed += self._new(tried.units_of(writable(tried.by_candidate(some))))
+        answered = arms[rows]
+        counts = dict(zip(OUTCOMES, np.bincount(answered - NO_UNIT, minlength=len(OUTCOMES)).tolist(), strict=True))
+        self.answered += counts["candidate"]
+        if counts["fell back"]:
+            self.lost += counts["fell back"]
+            self.failed += self._new(tried.units_of({*rows[answered == FELL_BACK].tolist()}))
+        if tried.errors and not self.example:
+            row, error = next(iter(tried.errors.items()))
+            self.example = f"{position(row)}: {error.where}: {error}"
+            logger.warning("a row was answered by the live plan, because the candidate could not: %s", self.example)
+        return {outcome: count for outcome, count in counts.items() if count}
+
+    def _new(self, units: Iterable[object]) -> int:
+        """Returns how many of the units were not counted before. Of very many, the evidence is clear, and no more are counted."""
         new = set(units) - self.seen if len(self.seen) < MOST else set()
         self.seen |= new
         return len(new)

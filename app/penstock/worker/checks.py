@@ -37,7 +37,7 @@ from penstock.transports.base import Sink
 from penstock.worker.proof import Trial, slices
 from penstock.worker.recent import Kept
 
-__all__ = ["Live", "Probe", "Validity", "end_trial", "strangers", "take_back"]
+__all__ = ["Live", "Probe", "Validity", "strangers", "take_back"]
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +175,8 @@ def _alike(one: Binding | None, other: Binding | None) -> bool:
 
 
 async def take_back(settings: Settings, topology: Topology, generation: int, why: str) -> bool:
-    """Rolls back to the generation before `generation`, if `generation` is still the newest. Returns whether a later try may help.
+    """Rolls back to what was live before `generation`, if that is still the newest, or ends the trial that is under way in it. Returns
+    whether a later try may help.
 
     A rollback is never rolled back here: two generations that both fail would alternate without end.
     """
@@ -186,26 +187,17 @@ async def take_back(settings: Settings, topology: Topology, generation: int, why
         async with Operator(settings, topology) as operator:
             if operator.unchecked:
                 logger.warning("%s", operator.unchecked)
-            if operator.log.generation == generation and operator.log.generations[-1].live.restores is not None:
+            if operator.log.generation != generation:  # another release was first
+                return True
+            if operator.log.candidate is not None:  # nothing else can be released before
+                await operator.abort(operator.log.candidate.id, why[:1000])
+                return True
+            if operator.log.generations[-1].live.restores is not None:
                 logger.error("generation %d is invalid, and it is a rollback: a person must decide", generation)
                 return False
-            if operator.log.candidate is not None and operator.log.generation == generation:
-                await operator.abort(operator.log.candidate.id, why[:1000])  # nothing can be rolled back while it is on trial
-                return True
             proposal = await operator.propose_rollback()
             if proposal.base == generation:  # else another release was first
                 await operator.carry_out(proposal, reason=why[:1000])
     except PenstockError as error:  # another worker or the operator was first; else the next check tries again
         logger.warning("this worker did not roll back: %s", error)
-    return True
-
-
-async def end_trial(settings: Settings, topology: Topology, release: str, why: str) -> bool:
-    """Aborts the release, if it is still on trial. Returns whether a later try may help."""
-    try:
-        async with Operator(settings, topology) as operator:
-            if operator.log.candidate is not None and operator.log.candidate.id == release:
-                await operator.abort(release, why[:1000])
-    except PenstockError as error:  # another worker or the operator was first; else the next look tries again
-        logger.warning("this worker did not end the trial: %s", error)
     return True

@@ -35,7 +35,7 @@ from penstock.telemetry import Metrics
 from penstock.transports.base import Sink
 from penstock.transports.kafka.connection import aiokafka_arguments, patience_of
 from penstock.transports.kafka.journal import Writer
-from penstock.worker.checks import Validity, end_trial, take_back
+from penstock.worker.checks import Validity, take_back
 from penstock.worker.following import Following
 from penstock.worker.guard import Guard
 from penstock.worker.preparation import Prove
@@ -71,12 +71,16 @@ class Follower(Following):
         self._guard = Guard(
             self.recent,
             Rule(settings.failing_share, settings.guard_rows, settings.guard_seconds),
-            say=self._say_guard,
+            say=partial(self._say_bad, "guard"),
             act=self._invalid,
             sink=lambda: self.sink,
             metrics=metrics,
         )
-        self._trial_guard = TrialGuard(self._on_trial, say=self._say_trial, act=self._take_back)
+        self._trial_guard = TrialGuard(
+            self._on_trial,
+            say=lambda what: self._say_bad("trial", what, bad=bool(what)),
+            act=lambda why: self._invalid(self.deployment.generation, why),
+        )
         self._started = timestamp()
         share = loaded.share
         self._stage, self._stages = ("", []) if share is None else (share.process, list(share.processes))
@@ -191,26 +195,12 @@ class Follower(Following):
             return False
         return await take_back(self._settings, topology, generation, f"{self.worker}: {why}")
 
-    def _say_guard(self, what: str, bad: bool) -> None:
-        """Sets the problem that the guard has found, with advice when the generation is bad; "" clears it."""
+    def _say_bad(self, about: str, what: str, bad: bool) -> None:
+        """Sets the problem that a guard has found, with advice when what it guards is bad; "" clears it."""
         name, back = self._loaded.topology.name, self._loaded.topology.releases.on_invalid == "rollback"
         advice = "this worker takes it back" if back else f"`penstock rollback {name}` takes it back"
-        self.problems.say("guard", f"{what}; {advice}" if bad else what)
+        self.problems.say(about, f"{what}; {advice}" if bad else what)
         self.reporter.changed()
-
-    def _say_trial(self, what: str) -> None:
-        """Sets the problem that the guard of a trial has found, with advice; "" clears it."""
-        name, back = self._loaded.topology.name, self._loaded.topology.releases.on_invalid == "rollback"
-        advice = "this worker takes it back" if back else f"`penstock abort {name}` takes it back"
-        self.problems.say("trial", what and f"{what}; {advice}")
-        self.reporter.changed()
-
-    async def _take_back(self, release: str, why: str) -> bool:
-        """Ends a trial, where `on_invalid` asks for it. Returns whether to try again, should it go on."""
-        topology = self._loaded.topology
-        if topology.releases.on_invalid != "rollback":
-            return False
-        return await end_trial(self._settings, topology, release, f"{self.worker}: {why}")
 
     # -- what is reported --------------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ from penstock.control.lifecycle import State
 from penstock.control.log import Generation
 from penstock.control.messages import Release, timestamp
 from penstock.control.proposal import differences
-from penstock.control.strategy import Single, kind_of
+from penstock.control.strategy import Single
 from penstock.control.topics import Topics
 from penstock.control.trust import Judge, Trust
 from penstock.engine import Deployment, Router, Serving
@@ -393,7 +393,7 @@ class Following:
         strategy = release.strategy
         assert not isinstance(strategy, Single), "it would be live, and not on trial"
         changed = frozenset(one.node for one in differences(live, release.bindings))
-        router = Router(kind_of(strategy), release.id, share, strategy.unit)
+        router = Router(release.id, share, strategy.unit)
         if (now := self._on_trial()) is None or now.router.experiment != release.id:
             return Candidate(program, changed, router)
         return Candidate(program, changed, replace(router, numbers=now.router.numbers), Tally(seen=now.tally.seen))
@@ -433,9 +433,10 @@ class Following:
 
     def _check_trial(self, release: Release, prepared: Prepared) -> None:
         """Raises ControlError or ModelMismatch for a release that cannot be on trial here beside what is live in its generation."""
-        unit = self._loaded.topology.releases.unit
-        if not isinstance(release.strategy, Single) and release.strategy.unit != unit:
-            theirs, here = (f"the field {one}" if one else "the record's key" for one in (release.strategy.unit, unit))
+        strategy, unit = release.strategy, self._loaded.topology.releases.unit
+        assert not isinstance(strategy, Single), "it would be live, and not on trial"
+        if strategy.unit != unit:
+            theirs, here = (f"the field {one}" if one else "the record's key" for one in (strategy.unit, unit))
             raise ControlError(
                 f"release {release.id} is tried by {theirs}, and releases.unit of this worker's topology file is {here}: deploy, and "
                 "start all workers, with one file",

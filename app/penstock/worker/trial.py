@@ -25,12 +25,12 @@ AGAIN: Final = 10.0  # seconds before an abort that did not happen is tried agai
 class TrialGuard:
     """Guards one trial after the other. `run` is a task of the worker's loop.
 
-    `candidate` returns what is on trial now. `say` sets the problem in the status, "" for none. `act` is called with the release that is
-    bad and the reason, and returns whether it is to be called again.
+    `candidate` returns what is on trial now. `say` sets the problem in the status, "" for none. `act` is called with the reason when that
+    is bad, and returns whether it is to be called again.
     """
 
     def __init__(
-        self, candidate: Callable[[], Candidate | None], *, say: Callable[[str], None], act: Callable[[str, str], Awaitable[bool]]
+        self, candidate: Callable[[], Candidate | None], *, say: Callable[[str], None], act: Callable[[str], Awaitable[bool]]
     ) -> None:
         self._candidate, self._say, self._act = candidate, say, act
         self._now: Candidate | None = None
@@ -42,11 +42,11 @@ class TrialGuard:
         while True:
             await asyncio.sleep(LOOK)
             why = self.look()
-            if why and self._now is not None and await self._act(self._now.router.experiment, why):
+            if why and await self._act(why):
                 await asyncio.sleep(AGAIN)
 
     def look(self) -> str:
-        """Returns why what is on trial is bad, "" where it is not; says so once, as the counts go on."""
+        """Returns why what is on trial is bad, "" where it is not. `say` receives it once, although the counts go on."""
         found, before = self._candidate(), self._now
         if found is not before:
             if found is not None and before is not None and found.router.experiment == before.router.experiment:

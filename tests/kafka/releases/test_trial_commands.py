@@ -1,4 +1,4 @@
-"""Trials from the operator's side: what is typed and called, and what comes of it. The workers say what they are told to."""
+"""Trials from the operator's side: commands, calls, and their results. Puppets report as workers would."""
 
 from __future__ import annotations
 

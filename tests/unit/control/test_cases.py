@@ -7,7 +7,7 @@ from typing import Any
 from penstock.control.cases import AGAIN, READY_AT_ONCE, REPORTED, Cases, End, Now, Prepare, Retry, Scoring, Switch, Warn, behind, reconcile
 from penstock.control.lifecycle import State
 from penstock.control.log import Log
-from penstock.control.messages import Message, parse
+from penstock.control.messages import Message, Release, parse
 from penstock.control.rights import Admitted
 from penstock.control.strategy import Canary, Split
 from tests.unit.control.making import abort, activate, binding, entry, id_of, promote, release
@@ -277,13 +277,19 @@ def test_trial_beside_what_the_topology_file_binds_needs_nothing_but_the_candida
     assert (worker.scoring, list(worker.cases.known)) == (Scoring(2), [id_of(1)])
 
 
-def test_what_the_topology_file_binds_is_prepared_where_it_is_live_again() -> None:
-    """As when the promotion that replaced it is not trusted any more."""
+def after_a_trial_on_the_file() -> tuple[Worker, Release]:
+    """A worker on which the trial of release 1, begun on what the file binds, was promoted, and release 2 is live; and release 1."""
     worker = Worker()
     trial = release(1, strategy=RAMP, baseline={"trees": binding(9)})
     worker.deploy(1, strategy=RAMP, baseline={"trees": binding(9)})
     worker.hear(promote(1, base=1, full=True))
     worker.deploy(2)
+    return worker, trial
+
+
+def test_what_the_topology_file_binds_is_prepared_where_it_is_live_again() -> None:
+    """As when the promotion that replaced it is not trusted any more."""
+    worker, trial = after_a_trial_on_the_file()
     assert worker.scoring == Scoring(3, id_of(2), id_of(1))
     worker.log = Log(lambda one: Admitted(parse(one.value or b"")))
     worker.hear(trial, activate(1))
@@ -300,11 +306,7 @@ def test_what_the_topology_file_binds_is_prepared_where_it_is_live_again() -> No
 
 
 def test_preparation_of_what_the_file_binds_is_stopped_like_any() -> None:
-    worker = Worker()
-    trial = release(1, strategy=RAMP, baseline={"trees": binding(9)})
-    worker.deploy(1, strategy=RAMP, baseline={"trees": binding(9)})
-    worker.hear(promote(1, base=1, full=True))
-    worker.deploy(2)
+    worker, trial = after_a_trial_on_the_file()
     worker.log = Log(lambda one: Admitted(parse(one.value or b"")))
     worker.hear(trial, activate(1))
     worker.hear(promote(1, base=1, full=True))

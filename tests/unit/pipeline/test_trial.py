@@ -17,7 +17,7 @@ from penstock import runtime
 from penstock.engine import Router
 from penstock.errors import ModelMismatch
 from penstock.pipeline import Candidate, Chunk, Pipeline, Program, check_beside
-from penstock.pipeline.score import CHECKED
+from penstock.pipeline.trial import CHECKED
 from penstock.record import Outgoing, Record
 from penstock.registry.directory import DirectoryRegistry
 from penstock.state import States
@@ -72,7 +72,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Make:
 
 
 def on_trial(program: Program, *changed: str, share: float = 0.5) -> Candidate:
-    return Candidate(program, frozenset(changed), Router("canary", "0192-release", share))
+    return Candidate(program, frozenset(changed), Router("0192-release", share))
 
 
 Item = Mapping[str, Any]
@@ -300,13 +300,13 @@ sinks: {prices: {topic: prices, fields: {price: price, n: seen.n_1h, sum: seen.s
 """
 
 
+def prepared(text: str, folder: Path) -> Program:
+    return runtime.prepare(runtime.load(parse_text(text), models=folder / "models", schemas=folder))
+
+
 def test_a_window_counts_every_event_once_whichever_plan_answers_it(program: Make) -> None:
-    folder = program.folder
     text = REMEMBERS.replace("BASE", "1").replace("WHAT", "number")
-    live, new = (
-        runtime.prepare(runtime.load(parse_text(text.replace("PRICE", price)), models=folder / "models", schemas=folder))
-        for price in ("1", "2")
-    )
+    live, new = (prepared(text.replace("PRICE", price), program.folder) for price in ("1", "2"))
     records = [Record("items", b'{"item":1,"number":1}', b"k%d" % at, timestamp=1000 + at, offset=at) for at in range(40)]
     pipeline = Pipeline(live, "items", sink=MemorySink(Memory(1)), candidate=on_trial(new, "price"))
     (parcel,) = pipeline.complete(pipeline.begin(Chunk(records, (("items", 0, 40),)), States(clock=lambda: 2.0)))
@@ -335,12 +335,8 @@ def test_what_no_stage_sees_alone_is_refused_for_all_of_them(program: Make) -> N
 
 
 def test_a_candidate_whose_answers_a_window_would_remember_is_refused(program: Make) -> None:
-    folder = program.folder
     text = REMEMBERS.replace("PRICE", "1").replace("WHAT", "base")
-    live, new = (
-        runtime.prepare(runtime.load(parse_text(text.replace("BASE", base)), models=folder / "models", schemas=folder))
-        for base in ("1", "2")
-    )
+    live, new = (prepared(text.replace("BASE", base), program.folder) for base in ("1", "2"))
     check_beside(live, on_trial(new, "price"))
     with pytest.raises(ModelMismatch, match=r"nodes\.seen remembers what changed nodes answer.*deploy it without a trial"):
         check_beside(live, on_trial(new, "base"))
